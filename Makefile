@@ -1,0 +1,53 @@
+# Every target sets up by itself: .venv is made when it is missing, and renewed when its requirements change.
+.DEFAULT_GOAL := help
+
+VENV  := .venv
+BIN   := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: help setup demo test check fmt bench golden tiny clean
+
+help:  ## List the targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(STAMP)  ## Make .venv and install the pinned requirements into it
+
+demo: $(STAMP)  ## Run the whole line on the toy corpus: a table on the screen and a page in demo/
+	$(BIN)/rottrain demo --out demo
+
+test: $(STAMP)  ## Run the tests; ARGS="-k strips" chooses among them
+	$(BIN)/pytest $(ARGS)
+
+check: $(STAMP)  ## Lint, format, types and import contracts, changing nothing
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-logo
+
+fmt: $(STAMP)  ## Format the code and mend what the linter can mend
+	$(BIN)/ruff check --fix-only
+	$(BIN)/ruff format
+
+bench: $(STAMP)  ## Measure every figure against its baseline; ARGS="render generate" chooses among them
+	$(BIN)/python -m bench $(ARGS)
+
+golden: $(STAMP)  ## Draw the golden pictures in tests/golden anew
+	$(BIN)/python tests/make_golden.py
+
+tiny: $(STAMP)  ## Train the embedded model anew, from random weights
+	$(BIN)/python -m rottrain.tiny --out rotdata/weights/tiny
+
+clean:  ## Remove what the other targets made, all but .venv
+	rm -rf demo dist build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# torch goes first: asked for by its pinned version alone, pip takes the build that suits the machine.
+$(STAMP): pyproject.toml constraints.txt
+	@echo "Installing into $(VENV), which takes a few minutes the first time"
+	@python=$$(for name in $(PYTHON) python3.11 python3; do \
+	    "$$name" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$name" && break; done) \
+	    || { echo "Python 3.11 or later is needed: install it, or name it with PYTHON=..." >&2; exit 1; }; \
+	    test -x $(BIN)/python || "$$python" -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,dev,report]'
+	@touch $@
