@@ -1,0 +1,5 @@
+"""`python -m rotdata`: the rotdata command."""
+
+from rotdata.cli import main
+
+main()

@@ -1,0 +1,44 @@
+"""What both command lines share: results on stdout, everything else on stderr, exit codes."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from typing import Any
+
+import typer
+
+from rotdata.errors import RotError
+
+EXIT_REJECTS = 3
+EXIT_MISMATCH = 4
+EXIT_INTERRUPTED = 130
+
+
+def print_json(value: Any) -> None:
+    """One JSON value on stdout."""
+    typer.echo(json.dumps(value, ensure_ascii=False))
+
+
+def say(message: str) -> None:
+    """A line for people, on stderr."""
+    typer.echo(message, err=True)
+
+
+def run_app(app: typer.Typer) -> None:
+    """Run a command line; errors of ours become one line on stderr and their exit code, never a traceback."""
+    try:
+        app()
+    except RotError as error:
+        say(f"error: {error}")
+        sys.exit(error.exit_code)
+    except KeyboardInterrupt:
+        say("interrupted")
+        sys.exit(EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:
+        say(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        sys.exit(1)

@@ -1,0 +1,482 @@
+"""THE CONTRACT between rotdata and rottrain: schemas of the shards, the manifest, writer, reader and verification.
+
+A folder of shards holds manifest.json, NAME-00007-of-00385.parquet for each entry of its plan, and rejects.jsonl if
+rows were refused. Everything that decides the bytes stands in the manifest; nothing in the folder depends on time, host
+or number of workers. docs/shard-format.md describes the format for readers of other languages.
+
+Shapes: N rows, L latents of all rows together, K latents of a row, D embedding width.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from rotdata.errors import OutputOccupied, ShardError
+
+SCHEMA_VERSION = 1
+MANIFEST = "manifest.json"
+REJECTS = "rejects.jsonl"
+
+Kind = Literal["strips", "embeddings"]
+Store = Literal["float16", "float32"]
+
+_ROW_GROUP_BYTES = 64 << 20  # raw; the Hub viewer wants row groups below 100 MB
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """How rows fall into shards: record i of a corpus belongs to shard i // rows_per_shard, embedded or not."""
+
+    rows_in: int
+    rows_per_shard: int
+    num_shards: int
+    """Shards of the whole run, those whose rows are all rejected included."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShardEntry:
+    """A finished shard: what its file must be."""
+
+    file: str
+    rows: int
+    rejected: int
+    latents: int
+    bytes: int
+    sha256: str
+
+
+@dataclass(kw_only=True)
+class Manifest:
+    """All that decides the bytes of a folder, and its finished shards by index."""
+
+    kind: Kind
+    corpus: str
+    split: str
+    source: dict[str, Any]
+    """What identifies the rows: hashes of the corpus files, or the Hub dataset and its commit."""
+    style: dict[str, Any]
+    """Style, font hashes and glyph hash of the strips: strips.Renderer.fingerprint."""
+    settings: dict[str, Any]
+    """Choices that decide bytes beside the above: max_latents, patches_per_call, ..."""
+    plan: Plan
+    encoder: dict[str, Any] | None = None
+    """For embeddings: model, revision, tower hash, output field, factor, width, dtype."""
+    shards: dict[int, ShardEntry] = field(default_factory=dict)
+    schema_version: int = SCHEMA_VERSION
+
+    @property
+    def name(self) -> str:
+        """Stem of the shard files."""
+        return f"{self.corpus}-{self.split}"
+
+    @property
+    def finished(self) -> bool:
+        """Whether every shard of the plan is there."""
+        return len(self.shards) == self.plan.num_shards
+
+    @property
+    def fingerprint(self) -> str:
+        """SHA-256 of what decides the bytes, the shards themselves aside."""
+        return _digest(self._identity())
+
+    @property
+    def encoding_fingerprint(self) -> str:
+        """SHA-256 of style and encoder: equal for shards that can be trained on together, whatever their corpus."""
+        return _digest({"style": self.style, "encoder": self.encoder})
+
+    def shard_file(self, index: int) -> str:
+        """File name of shard `index`."""
+        return f"{self.name}-{index:05d}-of-{self.plan.num_shards:05d}.parquet"
+
+    def total(self, what: Literal["rows", "rejected", "latents", "bytes"]) -> int:
+        """Sum of a column of the finished shards' table."""
+        return sum(getattr(entry, what) for entry in self.shards.values())
+
+    def differences(self, other: Manifest) -> list[str]:
+        """What decides the bytes and is not the same in `other`, as "name: this | other"."""
+        mine, theirs = _flatten(self._identity()), _flatten(other._identity())
+        keys = sorted(mine.keys() | theirs.keys())
+        return [f"{key}: {mine.get(key)} | {theirs.get(key)}" for key in keys if mine.get(key) != theirs.get(key)]
+
+    def save(self, folder: Path) -> None:
+        """Write manifest.json, whole or not at all."""
+        content = self._identity() | {"shards": {str(i): asdict(self.shards[i]) for i in sorted(self.shards)}}
+        content["checksum"] = _digest(content)
+        write_atomically(folder / MANIFEST, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+
+    @classmethod
+    def load(cls, folder: Path) -> Manifest:
+        """Read and check manifest.json. Raises ShardError if it is missing, damaged, or of a later version."""
+        file = folder / MANIFEST
+        try:
+            content = json.loads(file.read_bytes())
+        except FileNotFoundError:
+            raise ShardError(
+                f"{folder} holds no {MANIFEST}: it is no folder of shards, or its first run never began"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise ShardError(f"{file} can't be read ({error}): restore it, or make the shards again") from error
+        version = content.get("schema_version") if isinstance(content, dict) else None
+        if not isinstance(version, int) or version > SCHEMA_VERSION:
+            raise ShardError(
+                f"{file} has schema version {version}, this release reads up to {SCHEMA_VERSION}: upgrade it"
+            )
+        checksum = content.pop("checksum", None)
+        if checksum != _digest(content):
+            raise ShardError(f"{file} does not match its own checksum: it was damaged or edited; make the shards again")
+        try:
+            content["plan"] = Plan(**content["plan"])
+            content["shards"] = {int(i): ShardEntry(**entry) for i, entry in content["shards"].items()}
+            return cls(**content)
+        except (KeyError, TypeError, ValueError) as error:
+            raise ShardError(f"{file} lacks or adds fields ({error}): it is of another release") from error
+
+    def _identity(self) -> dict[str, Any]:
+        content = {entry.name: getattr(self, entry.name) for entry in fields(self)}
+        content.pop("shards")
+        content["plan"] = asdict(self.plan)
+        return content
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Something in a folder that is not as the manifest says."""
+
+    file: str
+    problem: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddedRows:
+    """Rows of embedding shards as plain arrays; row i's latents are embedding_LD[offsets[i]:offsets[i + 1]]."""
+
+    ids: list[str]
+    questions: list[str]
+    cots: list[str]
+    answers: list[str]
+    spans: list[list[int] | None]
+    """Of each row, [K + 1]: latent k covers cot[spans[k]:spans[k + 1]]; None where the geometry has no spans."""
+    offsets: NDArray[np.int64]
+    embedding_LD: NDArray[np.floating[Any]]
+    """[L, D], a view of Arrow's memory."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def strip_schema() -> pa.Schema:
+    """Columns of a strip shard; the metadata makes the Hub and `datasets` show the image column as pictures."""
+    columns = [
+        pa.field("id", pa.string()),
+        pa.field("question", pa.string()),
+        pa.field("cot", pa.string()),
+        pa.field("answer", pa.string()),
+        pa.field("image", pa.struct([pa.field("bytes", pa.binary()), pa.field("path", pa.string())])),
+        pa.field("width", pa.int32()),
+        pa.field("num_latents", pa.int32()),
+        pa.field("spans", pa.list_(pa.int32())),
+    ]
+    return _with_features(columns, image={"_type": "Image"})
+
+
+def embedding_schema(width: int, store: Store) -> pa.Schema:
+    """Columns of an embedding shard of D = `width`."""
+    value = {"float16": pa.float16(), "float32": pa.float32()}[store]
+    columns = [
+        pa.field("id", pa.string()),
+        pa.field("question", pa.string()),
+        pa.field("cot", pa.string()),
+        pa.field("answer", pa.string()),
+        pa.field("num_latents", pa.int32()),
+        pa.field("spans", pa.list_(pa.int32())),
+        pa.field("embedding", pa.list_(pa.list_(value, width))),
+    ]
+    inner = {"feature": {"dtype": store, "_type": "Value"}, "length": width, "_type": "List"}
+    return _with_features(columns, embedding={"feature": inner, "_type": "List"})
+
+
+def embedding_column(latents: Sequence[NDArray[np.floating[Any]]], schema: pa.Schema) -> pa.Array:
+    """Rows' latents [K_i, D] -> the embedding column of `schema`."""
+    column = schema.field("embedding").type
+    width = column.value_type.list_size
+    offsets = np.zeros(len(latents) + 1, dtype=np.int32)
+    np.cumsum([len(row) for row in latents], out=offsets[1:])
+    dtype = column.value_type.value_type.to_pandas_dtype()
+    flat = (
+        np.concatenate([row.astype(dtype, copy=False) for row in latents]) if latents else np.empty((0, width), dtype)
+    )
+    values = pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), width)
+    return pa.ListArray.from_arrays(pa.array(offsets), values).cast(column)
+
+
+def write_shard(folder: Path, file: str, table: pa.Table) -> tuple[int, str]:
+    """Write one Parquet shard, whole or not at all: its bytes and SHA-256. The same table gives the same file."""
+    per_row = max(1, table.nbytes // max(1, table.num_rows))
+    embedded = "embedding" in table.column_names
+    temporary = folder / f".{file}.tmp"
+    pq.write_table(
+        table,
+        temporary,
+        compression="zstd",
+        row_group_size=max(1, min(table.num_rows, _ROW_GROUP_BYTES // per_row)),
+        use_dictionary=False,
+        column_encoding={"embedding.list.element.list.element": "BYTE_STREAM_SPLIT"} if embedded else None,
+        write_page_index=True,
+    )
+    with temporary.open("rb") as stream:
+        os.fsync(stream.fileno())
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+        size = stream.tell()
+    temporary.replace(folder / file)
+    _sync_folder(folder)
+    return size, digest
+
+
+def read_table(folder: Path, entry: ShardEntry, columns: Sequence[str] | None = None) -> pa.Table:
+    """A finished shard as a table. Raises ShardError naming file and remedy."""
+    try:
+        return pq.read_table(folder / entry.file, columns=None if columns is None else list(columns))
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(folder / entry.file, error) from error
+
+
+class EmbeddingShards:
+    """Reader of a finished folder of embeddings: rows by row group, values as views of Arrow's memory."""
+
+    def __init__(self, folder: Path) -> None:
+        """Open `folder`.
+
+        Raises ShardError if it is no finished folder of embeddings or a file is not as long as it should be.
+        """
+        self.folder = folder
+        self.manifest = Manifest.load(folder)
+        if self.manifest.kind != "embeddings" or self.manifest.encoder is None:
+            raise ShardError(
+                f"{folder} holds {self.manifest.kind}, not embeddings: make them with `rotdata embed {folder}`"
+            )
+        if not self.manifest.finished:
+            done, planned = len(self.manifest.shards), self.manifest.plan.num_shards
+            raise ShardError(
+                f"{folder} has {done} of {planned} shards: run the same `rotdata embed` again to finish it"
+            )
+        self._groups: list[tuple[ShardEntry, int, int]] = []  # shard, row group within it, rows
+        for _, entry in sorted(self.manifest.shards.items()):
+            self._groups.extend(self._row_groups(entry))
+
+    @property
+    def width(self) -> int:
+        """D, the embedding width."""
+        assert self.manifest.encoder is not None
+        return int(self.manifest.encoder["width"])
+
+    @property
+    def group_rows(self) -> list[int]:
+        """Rows of each row group, in order."""
+        return [rows for _, _, rows in self._groups]
+
+    def read_group(self, index: int) -> EmbeddedRows:
+        """Rows of row group `index` of the whole folder."""
+        entry, group, _ = self._groups[index]
+        try:
+            table = pq.ParquetFile(self.folder / entry.file).read_row_group(group)
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(self.folder / entry.file, error) from error
+        return _rows_of(table)
+
+    def __iter__(self) -> Iterator[EmbeddedRows]:
+        """Every row group in order."""
+        return (self.read_group(index) for index in range(len(self._groups)))
+
+    def _row_groups(self, entry: ShardEntry) -> Iterator[tuple[ShardEntry, int, int]]:
+        path = self.folder / entry.file
+        try:
+            size = path.stat().st_size
+            if size != entry.bytes:
+                raise ShardError(
+                    f"{path} has {size} bytes, its manifest says {entry.bytes}: embed again into a new folder"
+                )
+            metadata = pq.read_metadata(path)
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(path, error) from error
+        for group in range(metadata.num_row_groups):
+            rows = metadata.row_group(group).num_rows
+            if rows:
+                yield entry, group, rows
+
+
+def verify(folder: Path) -> tuple[Manifest, list[Mismatch]]:
+    """Recompute hashes, counts and finiteness of a folder: its manifest and every mismatch found.
+
+    Raises ShardError if the manifest itself can't be trusted.
+    """
+    manifest = Manifest.load(folder)
+    found: list[Mismatch] = []
+    for index in range(manifest.plan.num_shards):
+        entry = manifest.shards.get(index)
+        if entry is None:
+            found.append(Mismatch(manifest.shard_file(index), "not made yet: run the same command again"))
+        else:
+            found.extend(Mismatch(entry.file, problem) for problem in _problems(folder, manifest, entry))
+    rejects = read_rejects(folder)
+    if len(rejects) != manifest.total("rejected"):
+        found.append(Mismatch(REJECTS, f"{len(rejects)} lines, the manifest counts {manifest.total('rejected')}"))
+    rows = manifest.total("rows") + manifest.total("rejected")
+    if manifest.finished and rows != manifest.plan.rows_in:
+        found.append(Mismatch(MANIFEST, f"{rows} rows out and rejected, {manifest.plan.rows_in} rows in"))
+    return manifest, found
+
+
+def intact(folder: Path, entry: ShardEntry) -> bool:
+    """Whether the shard's file is byte for byte what the manifest says."""
+    path = folder / entry.file
+    try:
+        return path.stat().st_size == entry.bytes and _file_sha256(path) == entry.sha256
+    except OSError:
+        return False
+
+
+def read_rejects(folder: Path) -> list[dict[str, Any]]:
+    """Lines of rejects.jsonl: shard, id, reason. Raises ShardError if the file is damaged."""
+    file = folder / REJECTS
+    try:
+        return [json.loads(line) for line in file.read_text().splitlines()]
+    except FileNotFoundError:
+        return []
+    except (OSError, ValueError) as error:
+        raise ShardError(
+            f"{file} can't be read ({error}): delete it, and run the command that made it again"
+        ) from error
+
+
+def write_rejects(folder: Path, rejects: Sequence[dict[str, Any]]) -> None:
+    """Replace rejects.jsonl, whole or not at all; no rejects, no file."""
+    file = folder / REJECTS
+    if rejects:
+        lines = [json.dumps(reject, ensure_ascii=True) + "\n" for reject in rejects]
+        write_atomically(file, "".join(lines).encode())
+    else:
+        file.unlink(missing_ok=True)
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `content` to a temporary name, sync, rename: a reader sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` for writing; the system drops the lock with the process. Raises OutputOccupied if it is held."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputOccupied(f"another process is writing {folder}: wait for it, or choose another --out") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _rows_of(table: pa.Table) -> EmbeddedRows:
+    column = table.column("embedding").combine_chunks()
+    if isinstance(column, pa.ChunkedArray):
+        column = column.chunk(0) if column.num_chunks else pa.array([], type=column.type)
+    vectors = column.values
+    values = vectors.values.to_numpy(zero_copy_only=True)
+    return EmbeddedRows(
+        ids=table.column("id").to_pylist(),
+        questions=table.column("question").to_pylist(),
+        cots=table.column("cot").to_pylist(),
+        answers=table.column("answer").to_pylist(),
+        spans=table.column("spans").to_pylist(),
+        offsets=column.offsets.to_numpy().astype(np.int64),
+        embedding_LD=values.reshape(-1, vectors.type.list_size),
+    )
+
+
+def _problems(folder: Path, manifest: Manifest, entry: ShardEntry) -> Iterator[str]:
+    path = folder / entry.file
+    if not path.is_file():
+        yield "missing"
+        return
+    if not intact(folder, entry):
+        yield f"{path.stat().st_size} bytes with another SHA-256 than the manifest's {entry.bytes} bytes"
+        return
+    table = read_table(folder, entry)
+    if table.num_rows != entry.rows:
+        yield f"{table.num_rows} rows, the manifest says {entry.rows}"
+    latents = sum(table.column("num_latents").to_pylist())
+    if latents != entry.latents:
+        yield f"{latents} latents, the manifest says {entry.latents}"
+    if manifest.kind == "embeddings":
+        rows = _rows_of(table)
+        counted = np.diff(rows.offsets).tolist()
+        if counted != table.column("num_latents").to_pylist():
+            yield "num_latents differs from the embeddings' lengths"
+        if not np.isfinite(rows.embedding_LD).all():
+            yield "embeddings that are not finite"
+
+
+def _with_features(columns: list[pa.Field], **special: dict[str, Any]) -> pa.Schema:
+    """A schema whose metadata tells `datasets` the features; those not in `special` follow from the Arrow types."""
+    features = {}
+    for column in columns:
+        if column.name in special:
+            features[column.name] = special[column.name]
+        elif pa.types.is_list(column.type):
+            inner = {"dtype": str(column.type.value_type), "_type": "Value"}
+            features[column.name] = {"feature": inner, "_type": "List"}
+        else:
+            features[column.name] = {"dtype": str(column.type), "_type": "Value"}
+    metadata = json.dumps({"info": {"features": features}})
+    return pa.schema(columns, metadata={"huggingface": metadata})
+
+
+def _unreadable(path: Path, error: Exception) -> ShardError:
+    return ShardError(f"{path} can't be read ({error}): it is missing, truncated or damaged; make it again")
+
+
+def _flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in content.items():
+        if isinstance(value, dict):
+            flat |= _flatten(value, f"{prefix}{key}.")
+        else:
+            flat[f"{prefix}{key}"] = value
+    return flat
+
+
+def _digest(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+def _file_sha256(path: Path) -> str:
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,75 @@
+"""What tests of both packages share: no network, hypothesis without deadlines, model and shard folders made once."""
+
+from __future__ import annotations
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import settings
+
+from rotdata import pipeline
+from rotdata.corpora import Source
+from rotdata.strips import StripStyle
+from tests.helpers import Result, StandInEncoder
+
+settings.register_profile("facts", deadline=None, derandomize=True, database=None)
+settings.load_profile("facts")
+
+
+@pytest.fixture
+def run_rotdata(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Run `rotdata ARGUMENTS` in this process as the console script does."""
+    from rotdata.cli import main
+
+    def run(*arguments: object) -> Result:
+        monkeypatch.setattr(sys, "argv", ["rotdata", *map(str, arguments)])
+        capsys.readouterr()
+        code = 0
+        try:
+            main()
+        except SystemExit as stop:
+            code = stop.code if isinstance(stop.code, int) else int(stop.code is not None)
+        out, err = capsys.readouterr()
+        return Result(code, out, err)
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def rot_data() -> Path:
+    """The folder of real corpora that ROT_DATA names; tests that need it are skipped without it."""
+    folder = os.environ.get("ROT_DATA")
+    if not folder:
+        pytest.skip("ROT_DATA names no folder of real corpora")
+    return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder of tiny's architecture with random fp32 weights. Read only: copy it before changing it."""
+    from tests.tinymodel import save_tiny
+
+    return save_tiny(tmp_path_factory.mktemp("models") / "tiny-random")
+
+
+@pytest.fixture(scope="session")
+def toy_strips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Strip shards of 10 toy rows, 4 a shard. Read only: copy them before changing them."""
+    out = tmp_path_factory.mktemp("shards") / "strips"
+    pipeline.render(Source(location="toy", corpus="toy", limit=10), StripStyle(), out, rows_per_shard=4)
+    return out
+
+
+@pytest.fixture(scope="session")
+def toy_embeddings(toy_strips: Path) -> Path:
+    """Embedding shards of those strips by a stand-in encoder of D = 4. Read only: copy them before changing them."""
+    out = toy_strips.parent / "embeddings"
+    pipeline.embed(toy_strips, StandInEncoder(), out)
+    return out

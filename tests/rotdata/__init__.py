@@ -1,0 +1,1 @@
+"""Tests of rotdata, one module a module."""

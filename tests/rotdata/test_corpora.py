@@ -1,0 +1,439 @@
+"""The readers of every corpus: what becomes a row, what a counted reject, and what stops at once."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from itertools import permutations
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import datasets
+import huggingface_hub
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from rotdata.corpora import TOY_ROWS, Fields, Reject, Row, Source, describe, last_boxed, read, strip_calculator
+from rotdata.errors import SourceError, UnknownCorpus, UsageError
+from tests.helpers import write_jsonl
+
+GSM8K = {"question": "How many?", "answer": "He has 3+4 = <<3+4=7>>7 figs.\nSo 7.\n#### 7"}
+AUG = {"question": "How many?", "steps": "<<3+4=7>> <<7*2=14>>", "answer": "14"}
+MATH = {"problem": "Find $x$.", "solution": "Clearly $x = \\boxed{\\frac{1}{2}}$.", "unique_id": "test/algebra/1.json"}
+PLAIN = {"id": "one", "question": "How many?", "cot": "3+4=7", "answer": "7"}
+RECORDS = {"gsm8k": GSM8K, "gsm8k-aug": AUG, "math": MATH, "jsonl": PLAIN}
+
+
+@pytest.fixture
+def lines(tmp_path: Path) -> Callable[..., list[Row | Reject]]:
+    """Write records to a .jsonl file and read it as `corpus`."""
+
+    def read_lines(corpus: str, *records: Any, **options: Any) -> list[Row | Reject]:
+        file = write_jsonl(tmp_path / "corpus.jsonl", records)
+        return list(read(Source(location=str(file), corpus=corpus, **options)))
+
+    return read_lines
+
+
+# What becomes of a record.
+
+
+def test_gsm8k_loses_its_calculator_marks_and_its_answer_line(lines: Any) -> None:
+    assert lines("gsm8k", GSM8K) == [Row("gsm8k-train-000000", "How many?", "He has 3+4 = 7 figs.\nSo 7.", "7")]
+
+
+def test_gsm8k_answers_after_the_last_mark(lines: Any) -> None:
+    [row] = lines("gsm8k", {"question": "q", "answer": "a #### b\n#### 1,234 "})
+    assert (row.cot, row.answer) == ("a #### b", "1,234")
+
+
+def test_gsm8k_without_answer_mark_is_a_reject(lines: Any) -> None:
+    found = lines("gsm8k", GSM8K, {"question": "q", "answer": "seven"})
+    assert found[1] == Reject("gsm8k-train-000001 (line 2)", 'no "####" before the answer')
+
+
+def test_gsm8k_aug_keeps_its_calculator_marks(lines: Any) -> None:
+    assert lines("gsm8k-aug", AUG) == [Row("gsm8k-aug-train-000000", "How many?", AUG["steps"], "14")]
+
+
+def test_gsm8k_aug_joins_a_list_of_steps(lines: Any) -> None:
+    assert lines("gsm8k-aug", AUG | {"steps": ["<<3+4=7>>", "<<7*2=14>>"]}) == lines("gsm8k-aug", AUG)
+
+
+def test_gsm8k_aug_reads_plain_lines(tmp_path: Path) -> None:
+    file = tmp_path / "valid.txt"
+    file.write_text("How many? ||<<3+4=7>> <<7*2=14>> #### 14\nno separator #### 3\n")
+    assert list(read(Source(location=str(file), corpus="gsm8k-aug", split="valid"))) == [
+        Row("gsm8k-aug-valid-000000", "How many?", "<<3+4=7>> <<7*2=14>>", "14"),
+        Reject(
+            "gsm8k-aug-valid-000001 (line 2)",
+            'a line has the form "question||steps #### answer", and this one has no "||"',
+        ),
+    ]
+
+
+def test_math_answers_with_the_last_box_of_its_solution(lines: Any) -> None:
+    assert lines("math", MATH) == [Row("test/algebra/1.json", "Find $x$.", MATH["solution"], "\\frac{1}{2}")]
+
+
+@pytest.mark.parametrize(("given_answer", "answer"), [("0.5", "0.5"), (5, "5"), ("", "\\frac{1}{2}")])
+def test_math_prefers_the_answer_it_is_given(lines: Any, given_answer: Any, answer: str) -> None:
+    [row] = lines("math", MATH | {"answer": given_answer})
+    assert row.answer == answer
+
+
+def test_math_without_box_is_a_reject(lines: Any) -> None:
+    found = lines("math", MATH, MATH | {"solution": "Clearly."})
+    assert found[1] == Reject("math-train-000001 (line 2)", "the solution has no \\boxed answer")
+
+
+@pytest.mark.parametrize(
+    ("solution", "answer"),
+    [
+        ("so \\boxed{5}", "5"),
+        ("\\boxed{1} and then \\boxed{2}.", "2"),
+        ("\\boxed{\\frac{1}{2^{n+{1}}}}$.", "\\frac{1}{2^{n+{1}}}"),
+        ("\\boxed{\\left\\{1, 2\\right.}", "\\left\\{1, 2\\right."),
+        ("\\boxed{a\\}b}", "a\\}b"),
+        ("\\fbox{7}", "7"),
+        ("\\boxed {8}", "8"),
+        ("$\\boxed 9$.", "9"),
+        ("\\boxed 10.", "10"),
+        ("\\boxed{ 11 }", "11"),
+        ("\\boxed{}", ""),
+        ("\\boxed{unclosed", None),
+        ("\\boxed", None),
+        ("no box", None),
+        ("", None),
+    ],
+)
+def test_last_boxed(solution: str, answer: str | None) -> None:
+    assert last_boxed(solution) == answer
+
+
+balanced = st.recursive(st.text("ab1 ^\\frac", max_size=5).filter(lambda t: not t.endswith("\\")), lambda inner: (
+    st.tuples(inner, inner).map(lambda pair: f"{pair[0]}{{{pair[1]}}}")
+))  # fmt: skip
+
+
+@given(st.text(max_size=20), balanced)
+@example("\\boxed{1}", "{{}}")
+def test_any_balanced_contents_of_a_box_are_found(before: str, inside: str) -> None:
+    assert last_boxed(f"{before}\\boxed{{{inside}}} .") == inside.strip()
+
+
+def test_strip_calculator_leaves_the_text_around_the_marks() -> None:
+    assert (
+        strip_calculator("48/2 = <<48/2=24>>24, so 1 << 3 < 24 and $<<24/2=12>>12")
+        == "48/2 = 24, so 1 << 3 < 24 and $12"
+    )
+
+
+def test_jsonl_reads_the_fields_it_is_told(lines: Any) -> None:
+    record = {"q": "How many?", "r": "3+4", "a": 7}
+    fields = Fields(question="q", cot="r", answer="a")
+    assert lines("jsonl", record, fields=fields) == [Row("jsonl-train-000000", "How many?", "3+4", "7")]
+
+
+@pytest.mark.parametrize(("value", "text"), [(7, "7"), (51.0, "51"), (0.1, "0.1"), (-3, "-3"), (1e6, "1000000")])
+def test_numbers_are_written_out(lines: Any, value: float, text: str) -> None:
+    [row] = lines("jsonl", PLAIN | {"answer": value})
+    assert row.answer == text
+
+
+@pytest.mark.parametrize("value", [None, True, ["7"], {"value": 7}])
+def test_a_field_that_is_no_text_is_a_reject(lines: Any, value: Any) -> None:
+    found = lines("jsonl", PLAIN, PLAIN | {"answer": value})
+    assert found[1] == Reject("jsonl-train-000001 (line 2)", f"field 'answer' is {type(value).__name__}, not text")
+
+
+# Rejects: counted, placed, and never the end of the reading.
+
+
+@pytest.mark.parametrize("cot", ["", "   ", "\n\t"])
+def test_an_empty_chain_of_thought_is_a_reject(lines: Any, cot: str) -> None:
+    assert lines("jsonl", PLAIN, PLAIN | {"cot": cot})[1] == Reject(
+        "jsonl-train-000001 (line 2)", "the chain of thought is empty"
+    )
+
+
+def test_a_chain_of_thought_of_marks_alone_is_empty_to_gsm8k(lines: Any) -> None:
+    found = lines("gsm8k", GSM8K, {"question": "q", "answer": "<<3+4=7>> #### 7"})
+    assert found[1].reason == "the chain of thought is empty"
+
+
+@pytest.mark.parametrize("name", ["question", "answer"])
+def test_an_empty_question_or_answer_is_a_reject(lines: Any, name: str) -> None:
+    assert lines("jsonl", PLAIN, PLAIN | {name: " "})[1].reason == "the question or the answer is empty"
+
+
+def test_a_malformed_line_is_a_reject_with_its_number(lines: Any) -> None:
+    found = lines("jsonl", PLAIN, '{"question": "cut o', "", PLAIN | {"id": "two"})
+    assert [type(entry) for entry in found] == [Row, Reject, Row]
+    assert found[1].id == "jsonl-train-000001 (line 2)"
+    assert found[1].reason.startswith("line 2 is malformed JSON: ")
+    assert found[2].id == "two"
+
+
+@pytest.mark.parametrize("line", ["[" * 100_000, "9" * 5000, "NaN", "[1, 2]", '"text"', "null", "\ufeff"])
+def test_whatever_a_line_holds_it_is_a_row_or_a_reject(lines: Any, line: str) -> None:
+    found = lines("jsonl", PLAIN, line, PLAIN)
+    assert [type(entry) for entry in found] == [Row, Reject, Row]
+    assert found[1].id == "jsonl-train-000001 (line 2)"
+
+
+@given(st.lists(st.binary(max_size=30).map(lambda line: line.replace(b"\n", b" ")), max_size=5))
+def test_any_bytes_are_read_to_their_end(tmp_path_factory: pytest.TempPathFactory, noise: list[bytes]) -> None:
+    file = tmp_path_factory.getbasetemp() / "noise.jsonl"
+    file.write_bytes(b"\n".join([json.dumps(PLAIN).encode(), *noise, json.dumps(PLAIN).encode()]))
+    found = list(read(Source(location=str(file), corpus="jsonl")))
+    assert len(found) == 2 + sum(1 for line in noise if line.strip())
+    assert isinstance(found[0], Row)
+    assert isinstance(found[-1], Row)
+
+
+def test_a_line_that_is_not_utf8_is_a_reject(tmp_path: Path) -> None:
+    file = tmp_path / "latin.jsonl"
+    file.write_bytes(json.dumps(PLAIN).encode() + b"\n" + '{"question": "caf\u00e9"}'.encode("latin-1") + b"\n")
+    found = list(read(Source(location=str(file), corpus="jsonl")))
+    assert found[1].reason.startswith("line 2 is not UTF-8")
+
+
+def test_a_byte_order_mark_is_no_part_of_the_text(tmp_path: Path) -> None:
+    for name, content in (("a.jsonl", json.dumps(PLAIN)), ("a.json", json.dumps([PLAIN]))):
+        (tmp_path / name).write_bytes(b"\xef\xbb\xbf" + content.encode())
+        assert list(read(Source(location=str(tmp_path / name), corpus="jsonl"))) == [
+            Row("one", "How many?", "3+4=7", "7")
+        ]
+
+
+@pytest.mark.parametrize("name", ["id", "question", "cot", "answer"])
+def test_a_lone_surrogate_is_a_reject(lines: Any, name: str) -> None:
+    found = lines("jsonl", PLAIN, PLAIN | {name: "a\ud800b"})
+    assert found[1].id == "jsonl-train-000001 (line 2)"
+    assert "a lone surrogate" in found[1].reason
+
+
+def test_a_later_record_that_lacks_a_field_is_a_reject(lines: Any) -> None:
+    found = lines("jsonl", PLAIN, {"question": "q", "rationale": "r"})
+    assert found[1].reason == "no field 'cot', 'answer'; found question, rationale"
+
+
+# Sources that can't be right.
+
+
+@pytest.mark.parametrize(
+    ("corpus", "records"),
+    [pair for pair in permutations(RECORDS, 2) if pair not in {("gsm8k", "jsonl"), ("gsm8k", "gsm8k-aug")}],
+)
+def test_a_corpus_of_another_kind_is_refused_and_the_right_one_named(lines: Any, corpus: str, records: str) -> None:
+    with pytest.raises(SourceError) as raised:
+        lines(corpus, RECORDS[records])
+    message = str(raised.value)
+    assert f"is not a {corpus} corpus: no field" in message
+    assert all(field in message for field in RECORDS[records])
+    assert f"it reads as --corpus {records}" in message
+
+
+@pytest.mark.parametrize("records", ["jsonl", "gsm8k-aug"])
+def test_records_with_the_fields_of_gsm8k_but_without_its_mark_are_all_rejects(lines: Any, records: str) -> None:
+    found = lines("gsm8k", *[RECORDS[records]] * 12)
+    assert [entry.reason for entry in found] == ['no "####" before the answer'] * 12
+
+
+def test_fields_of_no_corpus_are_to_be_named(lines: Any) -> None:
+    with pytest.raises(SourceError, match=r"found prompt, reply; name its fields with --corpus jsonl --question-field"):
+        lines("gsm8k", {"prompt": "q", "reply": "a"})
+
+
+def test_an_unknown_corpus_lists_the_known_ones() -> None:
+    with pytest.raises(UnknownCorpus, match="unknown corpus 'gsm9k': known are gsm8k, gsm8k-aug, math, jsonl, toy"):
+        Source(location="x", corpus="gsm9k")
+
+
+@pytest.mark.parametrize("options", [{"limit": 0}, {"limit": -1}, {"split": "a/b"}, {"split": ""}, {"split": "tr ain"}])
+def test_options_that_make_no_source_are_refused(options: dict[str, Any]) -> None:
+    with pytest.raises(UsageError):
+        Source(location="x", corpus="toy", **options)
+
+
+@pytest.mark.parametrize("content", ["", "\n\n"])
+def test_a_source_without_records_is_refused(lines: Any, content: str) -> None:
+    with pytest.raises(SourceError, match="holds no records"):
+        lines("jsonl", content)
+
+
+def test_a_missing_file_is_refused() -> None:
+    with pytest.raises(SourceError, match=r"no file or folder nowhere\.jsonl, and it is no Hub dataset id"):
+        list(read(Source(location="nowhere.jsonl", corpus="jsonl")))
+
+
+def test_a_folder_without_corpus_files_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "notes.md").touch()
+    with pytest.raises(SourceError, match=r"no \.jsonl, \.json, \.txt files"):
+        list(read(Source(location=str(tmp_path), corpus="jsonl")))
+
+
+@pytest.mark.parametrize("content", ["{ broken", "\ufeff", "[" * 100_000, "9" * 5000])
+def test_a_json_file_that_is_no_document_is_refused(tmp_path: Path, content: str) -> None:
+    file = tmp_path / "corpus.json"
+    file.write_text(content)
+    with pytest.raises(SourceError, match=r"is not one JSON document: .*a record a line is \.jsonl"):
+        list(read(Source(location=str(file), corpus="jsonl")))
+
+
+# Files, folders, limits, ids.
+
+
+def test_a_json_file_holds_a_list_of_records_or_one(tmp_path: Path) -> None:
+    for content, count in (([PLAIN, PLAIN], 2), (PLAIN, 1)):
+        file = tmp_path / "corpus.json"
+        file.write_text(json.dumps(content))
+        assert list(read(Source(location=str(file), corpus="jsonl"))) == [Row("one", "How many?", "3+4=7", "7")] * count
+
+
+def test_a_folder_is_read_file_after_file_in_order_of_name(tmp_path: Path) -> None:
+    for folder, name in (("b", "1.json"), ("a", "2.json"), ("a", "1.json")):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        (tmp_path / folder / name).write_text(json.dumps(MATH | {"unique_id": f"{folder}/{name}"}))
+    (tmp_path / "README.md").write_text("not a record")
+    rows = list(read(Source(location=str(tmp_path), corpus="math")))
+    assert [row.id for row in rows] == ["a/1.json", "a/2.json", "b/1.json"]
+
+
+def test_the_limit_counts_records_rejects_included(lines: Any) -> None:
+    records = [PLAIN, "broken", PLAIN, PLAIN]
+    assert [len(lines("jsonl", *records, limit=limit)) for limit in (1, 2, 3, 9)] == [1, 2, 3, 4]
+
+
+def test_ids_are_the_records_own_or_their_place(lines: Any) -> None:
+    records = [PLAIN, PLAIN | {"id": 17}, {key: PLAIN[key] for key in ("question", "cot", "answer")}]
+    ids = [row.id for row in lines("jsonl", *records, split="test")]
+    assert ids == ["one", "17", "jsonl-test-000002"]
+
+
+def test_ids_do_not_depend_on_the_limit(lines: Any) -> None:
+    whole = [row.id for row in lines("gsm8k", *[GSM8K] * 20)]
+    assert [row.id for row in lines("gsm8k", *[GSM8K] * 20, limit=5)] == whole[:5]
+    assert len(set(whole)) == 20
+
+
+def test_reading_twice_gives_the_same(lines: Any) -> None:
+    records = [GSM8K, "broken", {"question": "q", "answer": "none"}]
+    assert lines("gsm8k", *records) == lines("gsm8k", *records)
+
+
+# The toy corpus.
+
+
+def test_the_toy_corpus_needs_no_file() -> None:
+    rows = list(read(Source(location="toy", corpus="toy", split="test", limit=5)))
+    assert [row.id.rpartition("-")[0] for row in rows] == [f"toy-test-{index:06d}" for index in range(5)]
+    assert all(f"{row.cot.count('<<')}steps" == row.id.rpartition("-")[2] for row in rows)
+
+
+def test_the_toy_corpus_ends_where_no_limit_is_given() -> None:
+    assert sum(1 for _ in read(Source(location="toy", corpus="toy"))) == TOY_ROWS
+
+
+def test_the_toy_corpus_has_three_splits() -> None:
+    with pytest.raises(UsageError, match="has the splits train, validation, test, got 'dev'"):
+        list(read(Source(location="toy", corpus="toy", split="dev")))
+
+
+# What identifies a source.
+
+
+def test_files_are_identified_by_their_contents(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "corpus.jsonl", [GSM8K])
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    for location in (file, tmp_path):
+        source = Source(location=str(location), corpus="gsm8k", limit=3)
+        assert describe(source) == {"limit": 3, "files": {"corpus.jsonl": digest}}
+
+
+def test_files_of_one_name_in_two_folders_are_both_identified(tmp_path: Path) -> None:
+    for folder in ("algebra", "geometry"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "1.json").write_text(json.dumps(MATH | {"problem": folder}))
+    assert sorted(describe(Source(location=str(tmp_path), corpus="math"))["files"]) == [
+        "algebra/1.json",
+        "geometry/1.json",
+    ]
+
+
+def test_fields_and_seed_are_part_of_what_they_decide(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "corpus.jsonl", [PLAIN])
+    assert describe(Source(location=str(file), corpus="jsonl"))["fields"] == ["question", "cot", "answer"]
+    one, two = (describe(Source(location="toy", corpus="toy", seed=seed)) for seed in (1, 2))
+    assert one != two
+
+
+# The Hub, which a stand-in plays.
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> list[tuple[Any, ...]]:
+    """A Hub whose one dataset has two gsm8k records and breaks off after them if its split is called broken."""
+    asked: list[tuple[Any, ...]] = []
+
+    def load_dataset(name: str, config: str | None, *, split: str, streaming: bool) -> Iterator[dict[str, str]]:
+        asked.append((name, config, split, streaming))
+        if name == "someone/absent":
+            raise datasets.exceptions.DatasetNotFoundError(f"Dataset '{name}' doesn't exist on the Hub")
+
+        def stream() -> Iterator[dict[str, str]]:
+            yield from (GSM8K, GSM8K | {"question": "Which?"})
+            if split == "broken":
+                raise ConnectionError("the line went dead")
+
+        return stream()
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    monkeypatch.setattr(
+        huggingface_hub.HfApi, "dataset_info", lambda self, name: SimpleNamespace(sha=f"commit of {name}")
+    )
+    return asked
+
+
+def test_a_hub_dataset_is_streamed(hub: list[Any]) -> None:
+    source = Source(location="openai/gsm8k", corpus="gsm8k", config="main", split="test")
+    assert [(row.id, row.question) for row in read(source)] == [
+        ("gsm8k-test-000000", "How many?"),
+        ("gsm8k-test-000001", "Which?"),
+    ]
+    assert hub == [("openai/gsm8k", "main", "test", True)]
+
+
+def test_a_hub_dataset_is_identified_by_its_commit(hub: list[Any]) -> None:
+    assert describe(Source(location="openai/gsm8k", corpus="gsm8k", config="main")) == {
+        "limit": None,
+        "hub": "openai/gsm8k",
+        "config": "main",
+        "revision": "commit of openai/gsm8k",
+    }
+
+
+def test_an_absent_hub_dataset_is_refused(hub: list[Any]) -> None:
+    with pytest.raises(
+        SourceError, match=r"someone/absent \(config None, split train\) can't be read: .*check its path"
+    ):
+        list(read(Source(location="someone/absent", corpus="gsm8k")))
+
+
+def test_a_stream_that_breaks_off_is_no_shorter_corpus(hub: list[Any]) -> None:
+    with pytest.raises(SourceError, match="the line went dead"):
+        list(read(Source(location="openai/gsm8k", corpus="gsm8k", split="broken")))
+
+
+def test_a_hub_that_does_not_answer_is_an_error_not_an_empty_revision() -> None:
+    with pytest.raises(SourceError, match="the Hub does not answer for dataset openai/gsm8k"):
+        describe(Source(location="openai/gsm8k", corpus="gsm8k"))
+
+
+def test_without_network_a_hub_dataset_can_not_be_read() -> None:
+    with pytest.raises(SourceError, match="the Hub dataset someone/absent"):
+        list(read(Source(location="someone/absent", corpus="gsm8k")))

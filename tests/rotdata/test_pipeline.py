@@ -1,0 +1,612 @@
+"""Runs as a whole: every row accounted for, resumption to the same bytes, and folders that are left alone."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from rotdata import pipeline, shards
+from rotdata.corpora import Row, Source, read
+from rotdata.encoders import load_encoder
+from rotdata.errors import Interrupted, OutputOccupied, ShardError, ShardMismatch, SourceError, UsageError
+from rotdata.models import find_model
+from rotdata.pipeline import decode_png, encode_png
+from rotdata.shards import MANIFEST, REJECTS, EmbeddingShards, Manifest, read_rejects, verify
+from rotdata.strips import StripStyle, render
+from tests.helpers import REPOSITORY, StandInEncoder, contents, write_jsonl
+
+STYLE = StripStyle()
+TOY = Source(location="toy", corpus="toy", limit=10)
+PLAIN = {"question": "q", "cot": "3+4=7", "answer": "7"}
+CRAB = "\N{CRAB}"
+
+
+class Broken(StandInEncoder):
+    """Latents that are not finite, or not in float16, for strips of more than `longest` latents."""
+
+    def __init__(self, value: float, longest: int) -> None:
+        super().__init__()
+        self._value, self._longest = value, longest
+
+    def latents(self, strip: NDArray[np.uint8]) -> NDArray[np.float32]:
+        latents = super().latents(strip)
+        if len(latents) > self._longest:
+            latents[-1, -1] = self._value
+        return latents
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def mixed(tmp_path: Path) -> Source:
+    """12 records, of which 5 can't be used, each for another reason."""
+    records: list[Any] = [PLAIN | {"id": f"row {index}"} for index in range(12)]
+    records[1] = "{ broken"
+    records[2] |= {"cot": " "}
+    records[5] |= {"cot": "m" * 2000}
+    records[6] |= {"cot": f"{CRAB} = 7"}
+    records[11] |= {"answer": None}
+    return Source(location=str(write_jsonl(tmp_path / "mixed.jsonl", records)), corpus="jsonl")
+
+
+def render_toy(out: Path, **options: Any) -> pipeline.Summary:
+    return pipeline.render(TOY, STYLE, out, **{"rows_per_shard": 4} | options)
+
+
+def render_mixed(mixed: Source, out: Path) -> pipeline.Summary:
+    return pipeline.render(mixed, StripStyle(on_missing="error"), out, rows_per_shard=4, max_latents=100)
+
+
+@pytest.fixture
+def written(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The shard files written while the test runs, in order."""
+    files: list[str] = []
+    write_shard = shards.write_shard
+
+    def note(folder: Path, file: str, table: Any) -> tuple[int, str]:
+        files.append(file)
+        return write_shard(folder, file, table)
+
+    monkeypatch.setattr(shards, "write_shard", note)
+    return files
+
+
+# Every row is accounted for.
+
+
+def test_rows_in_are_rows_out_and_rows_rejected(mixed: Source, out: Path) -> None:
+    summary = render_mixed(mixed, out)
+    assert (summary.rows_in, summary.rows_out, summary.rows_rejected, summary.shards) == (12, 7, 5, 3)
+    assert verify(out)[1] == []
+
+
+def test_rejects_are_listed_in_order_with_their_shard_and_reason(mixed: Source, out: Path) -> None:
+    render_mixed(mixed, out)
+    rejects = read_rejects(out)
+    assert [(reject["shard"], reject["id"]) for reject in rejects] == [
+        (0, "jsonl-train-000001 (line 2)"),
+        (0, "jsonl-train-000002 (line 3)"),
+        (1, "row 5"),
+        (1, "row 6"),
+        (2, "jsonl-train-000011 (line 12)"),
+    ]
+    for reject, reason in zip(
+        rejects,
+        ("malformed JSON", "is empty", "latents, --max-latents is 100", "no glyph for U+1F980", "not text"),
+        strict=True,
+    ):
+        assert reason in reject["reason"]
+
+
+def test_rows_keep_the_order_of_the_source(mixed: Source, out: Path) -> None:
+    render_mixed(mixed, out)
+    found = [
+        row_id for file in sorted(out.glob("*.parquet")) for row_id in pq.read_table(file).column("id").to_pylist()
+    ]
+    assert found == [f"row {index}" for index in (0, 3, 4, 7, 8, 9, 10)]
+
+
+def test_the_summary_counts_what_is_on_disk(out: Path) -> None:
+    summary = render_toy(out)
+    tables = [pq.read_table(file) for file in sorted(out.glob("*.parquet"))]
+    assert [table.num_rows for table in tables] == [4, 4, 2]
+    assert summary.latents == sum(sum(table.column("num_latents").to_pylist()) for table in tables)
+    assert summary.bytes == sum(file.stat().st_size for file in out.glob("*.parquet"))
+
+
+def test_strips_on_disk_are_the_strips_rendered(out: Path) -> None:
+    render_toy(out)
+    rows = [row for row in read(TOY) if isinstance(row, Row)]
+    found = [row for file in sorted(out.glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
+    for row, expected in zip(found, rows, strict=True):
+        strip = render(expected.cot, STYLE)
+        np.testing.assert_array_equal(decode_png(row["image"]["bytes"]), strip.pixels)
+        assert (row["cot"], row["spans"]) == (expected.cot, strip.spans.tolist())
+
+
+def test_characters_without_a_glyph_of_their_own_are_reported(tmp_path: Path, out: Path) -> None:
+    only_maths = "\N{MATHEMATICAL BOLD CAPITAL A}"
+    style = StripStyle(font="DejaVu Sans Mono")
+    cots = [f"{CRAB}1", f"2{only_maths}", f"{CRAB}3"]
+    file = write_jsonl(tmp_path / "rare.jsonl", [PLAIN | {"cot": cot} for cot in cots])
+    summary = pipeline.render(Source(location=str(file), corpus="jsonl"), style, out)
+    assert (summary.boxed, summary.substituted) == (CRAB, only_maths)
+
+
+def test_a_row_far_too_long_is_rejected_without_being_drawn(
+    tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write_jsonl(tmp_path / "long.jsonl", [PLAIN | {"cot": "m" * 1_000_000}])
+    monkeypatch.setattr(pipeline.Renderer, "render", lambda *_: pytest.fail("it was drawn"))
+    monkeypatch.setattr(pipeline.Renderer, "fingerprint", {"style": {"height_px": 32}, "sha256": ""})
+    summary = pipeline.render(Source(location=str(file), corpus="jsonl"), STYLE, out)
+    assert (summary.rows_out, summary.rows_rejected) == (0, 1)
+
+
+@pytest.mark.parametrize("latents", [1, 2, 3])
+def test_max_latents_is_the_longest_that_passes(tmp_path: Path, out: Path, latents: int) -> None:
+    file = write_jsonl(tmp_path / "rows.jsonl", [PLAIN | {"cot": "m" * count} for count in range(1, 7)])
+    sizes = [render("m" * count, STYLE).num_latents for count in range(1, 7)]
+    summary = pipeline.render(Source(location=str(file), corpus="jsonl"), STYLE, out, max_latents=latents)
+    assert summary.rows_out == sum(size <= latents for size in sizes)
+
+
+def test_a_corpus_whose_rows_are_all_rejected_leaves_whole_shards(tmp_path: Path, out: Path) -> None:
+    summary = render_toy(out, max_latents=1)
+    assert (summary.rows_out, summary.rows_rejected, summary.shards) == (0, 10, 3)
+    embedded = pipeline.embed(out, StandInEncoder(), tmp_path / "embedded")
+    assert (embedded.rows_in, embedded.rows_out, embedded.shards) == (0, 0, 3)
+    assert list(EmbeddingShards(tmp_path / "embedded")) == []
+    assert verify(out)[1] == verify(tmp_path / "embedded")[1] == []
+
+
+def test_a_row_of_every_awkward_text_passes_through(tmp_path: Path, out: Path) -> None:
+    cots = ["a\x00b", "\u202eabc", "e\u0301" * 50, "\t\r\n-", f"{CRAB}" * 30, "<script>", "\N{N-ARY SUMMATION}" * 9]
+    file = write_jsonl(tmp_path / "awkward.jsonl", [PLAIN | {"cot": cot} for cot in cots])
+    assert pipeline.render(Source(location=str(file), corpus="jsonl"), STYLE, out).rows_out == len(cots)
+    assert pipeline.embed(out, StandInEncoder(), tmp_path / "embedded").rows_out == len(cots)
+    [group] = EmbeddingShards(tmp_path / "embedded")
+    assert group.cots == cots
+
+
+# Embedding.
+
+
+def test_embedded_rows_are_the_strips_rows(toy_strips: Path, out: Path) -> None:
+    summary = pipeline.embed(toy_strips, StandInEncoder(), out)
+    strips, embedded = Manifest.load(toy_strips), Manifest.load(out)
+    assert (summary.rows_in, summary.rows_out, summary.rows_rejected, summary.shards) == (10, 10, 0, 3)
+    assert [entry.latents for entry in embedded.shards.values()] == [entry.latents for entry in strips.shards.values()]
+    assert [entry.file for entry in embedded.shards.values()] == [entry.file for entry in strips.shards.values()]
+    assert embedded.source["strips"] == strips.fingerprint
+    assert embedded.style == strips.style
+
+
+@pytest.mark.parametrize("store", ["float16", "float32"])
+def test_the_stored_type_is_the_one_asked_for(toy_strips: Path, out: Path, store: Any) -> None:
+    pipeline.embed(toy_strips, StandInEncoder(), out, store=store)
+    assert {group.embedding_LD.dtype for group in EmbeddingShards(out)} == {np.dtype(store)}
+
+
+@pytest.mark.parametrize("patches_per_call", [1, 150, 8192])
+def test_the_size_of_a_call_does_not_change_the_rows(toy_strips: Path, out: Path, patches_per_call: int) -> None:
+    encoder = StandInEncoder()
+    pipeline.embed(toy_strips, encoder, out, patches_per_call=patches_per_call)
+    default = pipeline.embed(toy_strips, StandInEncoder(), out.with_name("default"))
+    assert sum(encoder.calls) == default.rows_out == 10
+    for mine, theirs in zip(EmbeddingShards(out), EmbeddingShards(out.with_name("default")), strict=True):
+        np.testing.assert_array_equal(mine.embedding_LD, theirs.embedding_LD)
+
+
+@pytest.mark.parametrize(("value", "store"), [(np.inf, "float32"), (np.nan, "float16"), (70_000, "float16")])
+def test_an_embedding_that_is_not_finite_as_stored_is_a_counted_reject(
+    toy_strips: Path, out: Path, value: float, store: Any
+) -> None:
+    rows = [row for file in sorted(toy_strips.glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
+    longest = sorted(row["num_latents"] for row in rows)[5]
+    broken = [row["id"] for row in rows if row["num_latents"] > longest]
+    assert 0 < len(broken) < 10
+    summary = pipeline.embed(toy_strips, Broken(value, longest), out, store=store)
+    assert (summary.rows_in, summary.rows_out, summary.rows_rejected) == (10, 10 - len(broken), len(broken))
+    assert [reject["id"] for reject in read_rejects(out)] == broken
+    assert {reject["reason"] for reject in read_rejects(out)} == {f"its embedding is not finite in {store}"}
+    assert verify(out)[1] == []
+
+
+def test_rows_may_all_be_rejected(toy_strips: Path, out: Path) -> None:
+    summary = pipeline.embed(toy_strips, Broken(np.inf, 0), out)
+    assert (summary.rows_out, summary.rows_rejected, summary.shards) == (0, 10, 3)
+    assert verify(out)[1] == []
+
+
+def test_strips_of_another_height_are_refused_with_the_remedy(toy_strips: Path, out: Path) -> None:
+    with pytest.raises(ShardMismatch, match="are 32 px high, stand-in needs 28: render them with --height 28"):
+        pipeline.embed(toy_strips, StandInEncoder(factor_px=28), out)
+    assert not out.exists()
+
+
+def test_an_unfinished_folder_of_strips_is_refused(toy_strips: Path, tmp_path: Path, out: Path) -> None:
+    strips = Path(shutil.copytree(toy_strips, tmp_path / "strips"))
+    manifest = Manifest.load(strips)
+    del manifest.shards[1]
+    manifest.save(strips)
+    with pytest.raises(UsageError, match="is no finished folder of strips"):
+        pipeline.embed(strips, StandInEncoder(), out)
+
+
+def test_embeddings_can_not_be_embedded(toy_embeddings: Path, out: Path) -> None:
+    with pytest.raises(UsageError, match="is no finished folder of strips"):
+        pipeline.embed(toy_embeddings, StandInEncoder(), out)
+
+
+def test_a_truncated_strip_shard_is_an_error(toy_strips: Path, tmp_path: Path, out: Path) -> None:
+    strips = Path(shutil.copytree(toy_strips, tmp_path / "strips"))
+    file = sorted(strips.glob("*.parquet"))[1]
+    file.write_bytes(file.read_bytes()[:500])
+    with pytest.raises(ShardError, match=f"{file.name} can't be read"):
+        pipeline.embed(strips, StandInEncoder(), out)
+
+
+def test_strips_are_never_overwritten_by_their_own_embeddings(toy_strips: Path, tmp_path: Path) -> None:
+    strips = Path(shutil.copytree(toy_strips, tmp_path / "strips"))
+    for overwrite in (False, True):
+        with pytest.raises(UsageError, match="--out is the folder of the strips itself"):
+            pipeline.embed(strips, StandInEncoder(), strips, overwrite=overwrite)
+    assert contents(strips) == contents(toy_strips)
+
+
+def test_the_real_tower_embeds_to_the_same_bytes_twice(toy_strips: Path, tiny_folder: Path, out: Path) -> None:
+    encoder = load_encoder(find_model(str(tiny_folder)), dtype="float32", device="cpu")
+    pipeline.embed(toy_strips, encoder, out)
+    again = out.with_name("again")
+    pipeline.embed(toy_strips, encoder, again)
+    assert contents(out) == contents(again)
+    for group in EmbeddingShards(out):
+        for row, cot in enumerate(group.cots):
+            latents = group.embedding_LD[group.offsets[row] : group.offsets[row + 1]]
+            [expected] = encoder.encode([render(cot, STYLE).pixels])
+            np.testing.assert_allclose(latents, expected, rtol=1e-3, atol=1e-3)
+
+
+# A folder's bytes.
+
+
+def test_a_folder_holds_nothing_but_manifest_shards_and_rejects(mixed: Source, tmp_path: Path) -> None:
+    render_toy(tmp_path / "toy")
+    assert set(contents(tmp_path / "toy")) == {
+        MANIFEST,
+        *(f"toy-train-{index:05d}-of-00003.parquet" for index in range(3)),
+    }
+    render_mixed(mixed, tmp_path / "mixed")
+    assert set(contents(tmp_path / "mixed")) == {
+        MANIFEST,
+        REJECTS,
+        *(f"jsonl-train-{index:05d}-of-00003.parquet" for index in range(3)),
+    }
+
+
+def test_the_same_run_gives_the_same_bytes_wherever_it_writes(mixed: Source, tmp_path: Path) -> None:
+    for name in ("one", "other place"):
+        render_mixed(mixed, tmp_path / name)
+    assert contents(tmp_path / "one") == contents(tmp_path / "other place")
+
+
+def test_no_path_of_this_machine_is_in_the_folder(mixed: Source, tmp_path: Path, out: Path) -> None:
+    render_mixed(mixed, out)
+    assert not any(str(tmp_path).encode() in content for content in contents(out).values())
+
+
+@settings(max_examples=20)
+@given(st.integers(1, 12), st.integers(1, 12))
+def test_rows_fall_into_shards_by_their_number(
+    tmp_path_factory: pytest.TempPathFactory, rows: int, rows_per_shard: int
+) -> None:
+    out = tmp_path_factory.mktemp("plan") / "out"
+    source = Source(location="toy", corpus="toy", limit=rows)
+    summary = pipeline.render(source, STYLE, out, rows_per_shard=rows_per_shard)
+    assert summary.shards == -(-rows // rows_per_shard)
+    sizes = [entry.rows for _, entry in sorted(Manifest.load(out).shards.items())]
+    assert sizes == [min(rows_per_shard, rows - start) for start in range(0, rows, rows_per_shard)]
+
+
+@given(st.integers(1, 64).flatmap(lambda width: st.binary(min_size=32 * width, max_size=32 * width)))
+def test_png_round_trips(content: bytes) -> None:
+    pixels = np.frombuffer(content, np.uint8).reshape(-1, 32).T
+    np.testing.assert_array_equal(decode_png(encode_png(pixels)), pixels)
+
+
+# Resumption.
+
+
+def delete_a_shard(out: Path) -> None:
+    sorted(out.glob("*.parquet"))[1].unlink()
+
+
+def truncate_a_shard(out: Path) -> None:
+    file = sorted(out.glob("*.parquet"))[1]
+    file.write_bytes(file.read_bytes()[:100])
+
+
+def flip_a_bit(out: Path) -> None:
+    file = sorted(out.glob("*.parquet"))[1]
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+
+
+def forget_a_shard(out: Path) -> None:
+    manifest = Manifest.load(out)
+    del manifest.shards[1]
+    manifest.save(out)
+
+
+def leave_half_a_file(out: Path) -> None:
+    delete_a_shard(out)
+    (out / ".jsonl-train-00001-of-00003.parquet.tmp").write_bytes(b"half")
+    (out / f".{MANIFEST}.tmp").write_bytes(b"half")
+
+
+DAMAGES: list[Callable[[Path], None]] = [
+    delete_a_shard,
+    truncate_a_shard,
+    flip_a_bit,
+    forget_a_shard,
+    leave_half_a_file,
+]
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_the_same_run_mends_one_shard_and_gives_the_same_bytes(
+    mixed: Source, out: Path, written: list[str], damage: Callable[[Path], None]
+) -> None:
+    first = render_mixed(mixed, out)
+    before = contents(out)
+    damage(out)
+    written.clear()
+    again = render_mixed(mixed, out)
+    assert written == ["jsonl-train-00001-of-00003.parquet"]
+    assert contents(out) == before
+    assert (again.rows_in, again.rows_out, again.rows_rejected, again.latents, again.shards, again.bytes) == (
+        first.rows_in,
+        first.rows_out,
+        first.rows_rejected,
+        first.latents,
+        first.shards,
+        first.bytes,
+    )
+
+
+@pytest.mark.parametrize("damage", DAMAGES, ids=lambda damage: damage.__name__)
+def test_embedding_again_mends_one_shard_and_gives_the_same_bytes(
+    toy_strips: Path, out: Path, written: list[str], damage: Callable[[Path], None]
+) -> None:
+    pipeline.embed(toy_strips, StandInEncoder(), out)
+    before = contents(out)
+    damage(out)
+    encoder = StandInEncoder()
+    written.clear()
+    pipeline.embed(toy_strips, encoder, out)
+    assert written == ["toy-train-00001-of-00003.parquet"]
+    assert sum(encoder.calls) == 4
+    assert contents(out) == before
+
+
+def test_lost_rejects_are_found_again(mixed: Source, out: Path) -> None:
+    render_mixed(mixed, out)
+    before = contents(out)
+    for lost in (None, read_rejects(out)[1:]):
+        (out / REJECTS).unlink()
+        if lost is not None:
+            shards.write_rejects(out, lost)
+        render_mixed(mixed, out)
+        assert contents(out) == before
+
+
+def test_a_finished_run_makes_nothing_again(toy_strips: Path, out: Path, written: list[str]) -> None:
+    render_toy(out)
+    embedded = out.with_name("embedded")
+    pipeline.embed(toy_strips, StandInEncoder(), embedded)
+    before = contents(out) | contents(embedded)
+    written.clear()
+    render_toy(out)
+    encoder = StandInEncoder()
+    pipeline.embed(toy_strips, encoder, embedded)
+    assert written == []
+    assert encoder.calls == []
+    assert contents(out) | contents(embedded) == before
+
+
+def test_a_run_that_failed_is_resumed(toy_strips: Path, out: Path) -> None:
+    def fail(call: int) -> None:
+        if call == 1:
+            raise MemoryError
+
+    with pytest.raises(MemoryError):
+        pipeline.embed(toy_strips, StandInEncoder(before_call=fail), out)
+    assert list(Manifest.load(out).shards) == [0]
+    encoder = StandInEncoder()
+    pipeline.embed(toy_strips, encoder, out)
+    assert sum(encoder.calls) == 6
+    pipeline.embed(toy_strips, StandInEncoder(), out.with_name("whole"))
+    assert contents(out) == contents(out.with_name("whole"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_stops_the_run_after_the_shard_in_hand(toy_strips: Path, out: Path, number: signal.Signals) -> None:
+    handlers = [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)]
+
+    def stop(call: int) -> None:
+        if call == 1:
+            signal.raise_signal(number)
+
+    with pytest.raises(Interrupted, match="stopped after shard 1; the same command resumes"):
+        pipeline.embed(toy_strips, StandInEncoder(before_call=stop), out)
+    assert list(Manifest.load(out).shards) == [0, 1]
+    assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
+    pipeline.embed(toy_strips, StandInEncoder(), out)
+    pipeline.embed(toy_strips, StandInEncoder(), out.with_name("whole"))
+    assert contents(out) == contents(out.with_name("whole"))
+
+
+def test_a_second_signal_stops_at_once(toy_strips: Path, out: Path) -> None:
+    def stop(call: int) -> None:
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+    with pytest.raises(KeyboardInterrupt):
+        pipeline.embed(toy_strips, StandInEncoder(before_call=stop), out)
+    assert Manifest.load(out).shards == {}
+
+
+def wait_for(condition: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
+    """Return once `condition` holds; fail if `process` ends or a minute passes before that."""
+    give_up = time.monotonic() + 60
+    while not condition():
+        assert process.poll() is None, "the run ended before it could be stopped"
+        assert time.monotonic() < give_up
+        time.sleep(0.01)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 130), (signal.SIGKILL, -9)])
+def test_a_stopped_process_resumes_to_the_same_bytes(out: Path, number: signal.Signals, code: int) -> None:
+    source = Source(location="toy", corpus="toy", limit=1000)
+    command: Sequence[str | Path] = [
+        *(sys.executable, "-m", "rotdata", "render", "toy", "--corpus", "toy", "--limit", "1000"),
+        *("--rows-per-shard", "20", "--out", out),
+    ]
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
+    with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, env=environment) as process:
+        wait_for((out / "toy-train-00001-of-00050.parquet").exists, process)
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in errors
+    finished = len(Manifest.load(out).shards)
+    assert 1 <= finished < 50
+    pipeline.render(source, STYLE, out, rows_per_shard=20)
+    pipeline.render(source, STYLE, out.with_name("whole"), rows_per_shard=20)
+    assert contents(out) == contents(out.with_name("whole"))
+
+
+# Folders that are not ours to change.
+
+
+@pytest.mark.parametrize(
+    ("options", "difference"),
+    [
+        ({"rows_per_shard": 5}, r"plan\.rows_per_shard: 5 \| 4"),
+        ({"max_latents": 50}, r"settings\.max_latents: 50 \| 4096"),
+    ],
+)
+def test_a_folder_of_another_run_is_refused_and_the_difference_named(
+    out: Path, options: dict[str, int], difference: str
+) -> None:
+    render_toy(out)
+    before = contents(out)
+    with pytest.raises(OutputOccupied, match=rf"holds another run.*{difference}.*choose another --out, or --overwrite"):
+        render_toy(out, **options)
+    assert contents(out) == before
+
+
+def test_another_style_or_source_is_another_run(out: Path, toy_strips: Path) -> None:
+    render_toy(out)
+    with pytest.raises(OutputOccupied, match=r"style\.style\.padding_px: 8 \| 4"):
+        pipeline.render(TOY, StripStyle(padding_px=8), out, rows_per_shard=4)
+    with pytest.raises(OutputOccupied, match=r"source\.seed: 1 \| 0"):
+        pipeline.render(Source(location="toy", corpus="toy", limit=10, seed=1), STYLE, out, rows_per_shard=4)
+    with pytest.raises(OutputOccupied, match=r"encoder\.model: stand-in \| None"):
+        pipeline.embed(toy_strips, StandInEncoder(), out)
+
+
+def test_an_edited_corpus_is_another_run(mixed: Source, out: Path) -> None:
+    render_mixed(mixed, out)
+    file = Path(mixed.location)
+    file.write_text(file.read_text().replace("3+4=7", "4+3=7"))
+    with pytest.raises(OutputOccupied, match=r"source\.files\.mixed\.jsonl"):
+        render_mixed(mixed, out)
+
+
+def test_overwriting_leaves_what_a_new_folder_would_hold(mixed: Source, out: Path) -> None:
+    render_mixed(mixed, out)
+    pipeline.render(TOY, STYLE, out, rows_per_shard=4, overwrite=True)
+    render_toy(out.with_name("new"))
+    assert contents(out) == contents(out.with_name("new"))
+
+
+def test_overwriting_gets_over_a_damaged_manifest(out: Path) -> None:
+    render_toy(out)
+    before = contents(out)
+    (out / MANIFEST).write_text("{ broken")
+    with pytest.raises(ShardError):
+        render_toy(out)
+    render_toy(out, overwrite=True)
+    assert contents(out) == before
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_folder_of_other_files_is_refused_and_left_alone(out: Path, overwrite: bool) -> None:
+    out.mkdir()
+    (out / "thesis.tex").write_text("years of work")
+    with pytest.raises(OutputOccupied, match=r"holds files but no manifest\.json: choose an empty or new folder"):
+        render_toy(out, overwrite=overwrite)
+    assert contents(out) == {"thesis.tex": b"years of work"}
+
+
+def test_a_source_that_can_not_be_read_makes_no_folder(out: Path) -> None:
+    with pytest.raises(SourceError):
+        pipeline.render(Source(location="nowhere.jsonl", corpus="jsonl"), STYLE, out)
+    assert not out.exists()
+
+
+@pytest.mark.parametrize("options", [{"rows_per_shard": 0}, {"max_latents": 0}])
+def test_plans_of_nothing_are_refused(out: Path, options: dict[str, int]) -> None:
+    with pytest.raises(UsageError, match="at least 1"):
+        render_toy(out, **options)
+    assert not out.exists()
+
+
+# Real corpora.
+
+
+@pytest.mark.data
+def test_every_row_of_gsm8k_renders(rot_data: Path, out: Path) -> None:
+    source = Source(location=str(rot_data / "gsm8k_train.jsonl"), corpus="gsm8k")
+    summary = pipeline.render(source, STYLE, out)
+    assert (summary.rows_in, summary.rows_out + summary.rows_rejected, summary.shards) == (7473, 7473, 8)
+    assert summary.rows_rejected == len(read_rejects(out)) < 75
+    assert verify(out)[1] == []
+
+
+@pytest.mark.data
+def test_every_row_of_math500_renders_the_longest_too(rot_data: Path, out: Path) -> None:
+    source = Source(location=str(rot_data / "math500.jsonl"), corpus="math", split="test")
+    summary = pipeline.render(source, STYLE, out)
+    assert (summary.rows_in, summary.rows_out, summary.rows_rejected) == (500, 500, 0)
+    [file] = out.glob("*.parquet")
+    widths = pq.read_table(file, columns=["width"]).column("width").to_pylist()
+    assert max(widths) / 32 > 200  # an aspect ratio that the stock processor refuses
+
+
+@pytest.mark.data
+def test_gsm8k_aug_lines_render(rot_data: Path, out: Path) -> None:
+    source = Source(location=str(rot_data / "gsm8k_aug_valid.txt"), corpus="gsm8k-aug", split="valid")
+    summary = pipeline.render(source, STYLE, out)
+    assert summary.rows_in == summary.rows_out + summary.rows_rejected > 0
+    assert summary.rows_rejected == len(read_rejects(out))
