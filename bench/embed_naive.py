@@ -1,0 +1,65 @@
+"""embed-naive: packed strips against one image at a time through the stock processor (resizing off) and the tower."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from transformers import AutoConfig, Qwen3VLVisionModel
+from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
+
+from bench.common import compare, toy_texts
+from bench.models import tiny
+from rotdata.encoders import load_encoder, quiet_loading
+from rotdata.patches import calls
+from rotdata.pipeline import DEFAULT_PATCHES_PER_CALL
+from rotdata.strips import StripStyle, render
+
+STRIPS = 256
+
+
+def figures() -> Iterator[dict[str, Any]]:
+    """The embed-naive figure, on tiny's tower in fp32."""
+    folder = tiny()
+    encoder = load_encoder(folder, dtype="float32", device="cpu")
+    pictures = [render(text, StripStyle()).pixels for text in toy_texts(STRIPS)]
+    with quiet_loading():
+        tower = Qwen3VLVisionModel.from_pretrained(
+            folder.path,
+            config=AutoConfig.from_pretrained(folder.path).vision_config,
+            key_mapping={r"^model\.visual\.": ""},
+            dtype=torch.float32,
+        )
+    processor = Qwen2VLImageProcessorPil(
+        do_resize=False,
+        patch_size=encoder.geometry.patch_px,
+        temporal_patch_size=encoder.geometry.frames,
+        merge_size=encoder.geometry.merge,
+        image_mean=list(encoder.geometry.mean),
+        image_std=list(encoder.geometry.std),
+    )
+    images = [Image.fromarray(np.ascontiguousarray(pixels)).convert("RGB") for pixels in pictures]
+    sizes = [pixels.shape[1] // encoder.geometry.patch_px * encoder.geometry.merge for pixels in pictures]
+
+    def ours() -> list[np.ndarray]:
+        latents: list[np.ndarray] = [np.empty(0)] * len(pictures)
+        for call in calls(sizes, DEFAULT_PATCHES_PER_CALL):
+            for index, rows in zip(call, encoder.encode([pictures[i] for i in call]), strict=True):
+                latents[index] = rows
+        return latents
+
+    @torch.inference_mode()
+    def one_at_a_time() -> list[np.ndarray]:
+        latents = []
+        for image in images:
+            inputs = processor(image, return_tensors="pt")
+            output = tower(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"])
+            latents.append(output.pooler_output.numpy())
+        return latents
+
+    difference = max(np.abs(a - b).max() for a, b in zip(ours(), one_at_a_time(), strict=True))
+    figure = compare("embed-naive", ours, one_at_a_time, units=STRIPS, unit="strips/s")
+    yield figure | {"largest_difference": float(difference)}

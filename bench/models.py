@@ -1,0 +1,80 @@
+"""Random models of the Qwen3-VL architecture at the sizes that the figures ask for."""
+
+from __future__ import annotations
+
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+from transformers import AutoModelForImageTextToText
+
+from rotdata.models import ModelFolder, find_model
+from rottrain.tiny import tiny_config, tiny_tokenizer
+
+
+@cache
+def model_8x512() -> ModelFolder:
+    """Language model and tower of 8 layers of width 512, random weights, tiny's tokenizer."""
+    config = tiny_config()
+    text, vision = config.text_config, config.vision_config
+    text.num_hidden_layers, text.hidden_size, text.intermediate_size = 8, 512, 1536
+    text.num_attention_heads = text.num_key_value_heads = 16
+    text.layer_types = None
+    vision.depth, vision.hidden_size, vision.intermediate_size, vision.num_heads = 8, 512, 2048, 8
+    vision.out_hidden_size = 512
+    torch.manual_seed(0)
+    folder = Path(tempfile.mkdtemp(prefix="rot-bench-"))
+    AutoModelForImageTextToText.from_config(config).save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    return ModelFolder(name="8x512", path=folder, revision=None)
+
+
+def tiny() -> ModelFolder:
+    """The embedded model."""
+    return find_model("tiny")
+
+
+@cache
+def tower_4b() -> ModelFolder:
+    """Qwen3-VL-4B's vision tower at its true shape with random weights, in bf16, without its language model."""
+    from safetensors.torch import save_file
+    from transformers import Qwen3VLConfig, Qwen3VLVisionModel
+
+    config = Qwen3VLConfig(
+        text_config={
+            "num_hidden_layers": 36,
+            "hidden_size": 2560,
+            "intermediate_size": 9728,
+            "num_attention_heads": 32,
+            "num_key_value_heads": 8,
+            "head_dim": 128,
+            "vocab_size": 151_936,
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 5e6,
+                "mrope_section": [24, 20, 20],
+                "mrope_interleaved": True,
+            },
+        },
+        vision_config={
+            "depth": 24,
+            "hidden_size": 1024,
+            "intermediate_size": 4096,
+            "num_heads": 16,
+            "patch_size": 16,
+            "spatial_merge_size": 2,
+            "temporal_patch_size": 2,
+            "num_position_embeddings": 2304,
+            "out_hidden_size": 2560,
+            "deepstack_visual_indexes": [5, 11, 17],
+        },
+        tie_word_embeddings=True,
+    )
+    torch.manual_seed(0)
+    folder = Path(tempfile.mkdtemp(prefix="rot-bench-"))
+    config.save_pretrained(folder)
+    tower = Qwen3VLVisionModel(config.vision_config).to(torch.bfloat16)
+    weights = {f"model.visual.{name}": value.contiguous() for name, value in tower.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
+    return ModelFolder(name="qwen3-vl-4b (random)", path=folder, revision=None)

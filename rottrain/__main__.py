@@ -1,0 +1,5 @@
+"""`python -m rottrain`: the rottrain command, for launchers."""
+
+from rottrain.cli import main
+
+main()

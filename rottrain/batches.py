@@ -1,0 +1,148 @@
+"""Shard rows -> padded tensors. Knows shards and token ids; runs no model.
+
+Shapes: B rows, P prompt tokens, K latents, D embedding width, A answer tokens.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections import OrderedDict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any, TypedDict
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset, Sampler
+
+from rotdata.shards import EmbeddedRows, EmbeddingShards
+from rottrain.backbone import Backbone
+
+_CACHED_GROUPS = 5
+_SHUFFLED_GROUPS = 4  # row groups whose rows mix; the reader keeps one more than that in memory
+
+
+class Batch(TypedDict):
+    """Tensors of one step. Prompts are padded on the left, everything else on the right."""
+
+    prompt_ids_BP: Tensor
+    prompt_mask_BP: Tensor
+    targets_BKD: Tensor
+    targets_mask_BK: Tensor
+    answer_ids_BA: Tensor
+    answer_mask_BA: Tensor
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One row as training needs it."""
+
+    id: str
+    prompt_ids: list[int]
+    targets_KD: NDArray[np.floating[Any]]
+    answer_ids: list[int]
+
+
+class ShardRows(Dataset[Example]):
+    """Rows of embedding shards by number; a few row groups are kept in memory, the least recently used leaves first."""
+
+    def __init__(self, shards: EmbeddingShards, backbone: Backbone, *, limit: int | None = None) -> None:
+        self._shards = shards
+        self._backbone = backbone
+        self._ends = list(accumulate(shards.group_rows))
+        self._length = min(self._ends[-1] if self._ends else 0, limit or self._ends[-1])
+        self._cache: OrderedDict[int, EmbeddedRows] = OrderedDict()
+
+    def __len__(self) -> int:
+        return self._length
+
+    def __getitem__(self, index: int) -> Example:
+        group = bisect_right(self._ends, index)
+        rows = self._group(group)
+        row = index - (self._ends[group] - len(rows))
+        return Example(
+            id=rows.ids[row],
+            prompt_ids=self._backbone.prompt_ids(rows.questions[row]),
+            targets_KD=rows.embedding_LD[rows.offsets[row] : rows.offsets[row + 1]],
+            answer_ids=self._backbone.answer_ids(rows.answers[row]),
+        )
+
+    @property
+    def group_sizes(self) -> list[int]:
+        """Rows of each row group that are within the limit."""
+        starts = [0, *self._ends[:-1]]
+        sizes = [min(end, self._length) - start for start, end in zip(starts, self._ends, strict=True)]
+        return [size for size in sizes if size > 0]
+
+    def _group(self, group: int) -> EmbeddedRows:
+        if group in self._cache:
+            self._cache.move_to_end(group)
+        else:
+            self._cache[group] = self._shards.read_group(group)
+            if len(self._cache) > _CACHED_GROUPS:
+                self._cache.popitem(last=False)
+        return self._cache[group]
+
+
+class GroupShuffle(Sampler[int]):
+    """Every row once an epoch, shuffled by seed and epoch: row groups first, then rows within a few groups."""
+
+    def __init__(self, group_sizes: Sequence[int], *, seed: int) -> None:
+        self._sizes = list(group_sizes)
+        self._seed = seed
+        self._epoch = 0
+
+    def set_epoch(self, epoch: int) -> None:
+        """Choose the epoch's order; the Trainer calls it."""
+        self._epoch = epoch
+
+    def __len__(self) -> int:
+        return sum(self._sizes)
+
+    def __iter__(self) -> Iterator[int]:
+        rng = np.random.default_rng((self._seed, self._epoch))
+        starts = np.concatenate([[0], np.cumsum(self._sizes)])
+        order = rng.permutation(len(self._sizes))
+        for first in range(0, len(order), _SHUFFLED_GROUPS):
+            window = order[first : first + _SHUFFLED_GROUPS]
+            rows = np.concatenate([np.arange(starts[group], starts[group + 1]) for group in window])
+            yield from rng.permutation(rows).tolist()
+
+
+@dataclass(frozen=True)
+class Collator:
+    """Pads examples into a Batch."""
+
+    pad_id: int
+
+    def __call__(self, examples: Sequence[Example]) -> Batch:
+        """Pad prompts on the left, targets and answers on the right."""
+        prompts, prompt_mask = pad_ids([example.prompt_ids for example in examples], self.pad_id, side="left")
+        answers, answer_mask = pad_ids([example.answer_ids for example in examples], self.pad_id, side="right")
+        lengths = [len(example.targets_KD) for example in examples]
+        targets = torch.zeros(len(examples), max(lengths), examples[0].targets_KD.shape[1])
+        for row, example in enumerate(examples):
+            targets[row, : lengths[row]] = torch.from_numpy(example.targets_KD.astype(np.float32))
+        return Batch(
+            prompt_ids_BP=prompts,
+            prompt_mask_BP=prompt_mask,
+            targets_BKD=targets,
+            targets_mask_BK=torch.arange(max(lengths)) < torch.tensor(lengths)[:, None],
+            answer_ids_BA=answers,
+            answer_mask_BA=answer_mask,
+        )
+
+
+def pad_ids(rows: Sequence[Sequence[int]], pad_id: int, *, side: str) -> tuple[Tensor, Tensor]:
+    """Token ids of unequal length -> ids [B, T] and mask [B, T], padded on the "left" or "right"."""
+    width = max(map(len, rows))
+    ids = torch.full((len(rows), width), pad_id)
+    mask = torch.zeros(len(rows), width, dtype=torch.bool)
+    for number, row in enumerate(rows):
+        where = slice(width - len(row), width) if side == "left" else slice(0, len(row))
+        ids[number, where] = torch.tensor(row)
+        mask[number, where] = True
+    return ids, mask

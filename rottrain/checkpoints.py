@@ -1,0 +1,123 @@
+"""Finished checkpoints: safetensors and a config.json that says what they belong to. No pickle, no frozen weights.
+
+config.json is written last: a folder without it is no checkpoint. Beside it lie head.safetensors,
+token_rows.safetensors and, after stage 2, adapter/ as peft writes it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from rotdata.errors import CheckpointError
+from rotdata.shards import write_atomically
+from rottrain.backbone import Backbone, PromptFormat
+from rottrain.head import ProjectionHead
+
+FORMAT_VERSION = 1
+CONFIG = "config.json"
+HEAD, TOKEN_ROWS, ADAPTER = "head.safetensors", "token_rows.safetensors", "adapter"
+
+Stage = Literal["stage1", "stage2"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class CheckpointConfig:
+    """What a checkpoint is, what it was made from and how it was made."""
+
+    stage: Stage
+    model: str
+    """--model as it was given: a name, a Hub id or a folder."""
+    encoder: dict[str, Any]
+    """Identity of the encoder whose latents were learnt."""
+    style: dict[str, Any]
+    """Fingerprint of the strips that the latents show."""
+    encoding: str
+    """SHA-256 of encoder and style: what two sets of shards must share to be exchanged."""
+    prompt: PromptFormat
+    head: dict[str, Any]
+    run: dict[str, Any]
+    """What was asked for: recipe, fingerprint of the shards, limit, the stage-1 head it started from."""
+    result: dict[str, Any]
+    """Steps done and the mean loss of the last logged ones."""
+    format_version: int = FORMAT_VERSION
+
+
+def save(folder: Path, config: CheckpointConfig, head: ProjectionHead, backbone: Backbone) -> None:
+    """Write a finished checkpoint; config.json comes last."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _save_tensors({name: tensor.contiguous() for name, tensor in head.state_dict().items()}, folder / HEAD)
+    _save_tensors({"token_rows": backbone.token_rows().float().cpu().contiguous()}, folder / TOKEN_ROWS)
+    if backbone.adapter is not None:
+        backbone.adapter.save_pretrained(str(folder / ADAPTER), save_embedding_layers=False)
+    text = json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False)
+    write_atomically(folder / CONFIG, (text + "\n").encode())
+
+
+def load_config(folder: Path) -> CheckpointConfig:
+    """The config of a finished checkpoint. Raises CheckpointError."""
+    file = folder / CONFIG
+    try:
+        content = json.loads(file.read_text())
+        version = content.get("format_version")
+        if version != FORMAT_VERSION:
+            raise CheckpointError(f"{folder} is of checkpoint format {version}, this release reads {FORMAT_VERSION}")
+        content["prompt"] = PromptFormat(**content["prompt"])
+        return CheckpointConfig(**content)
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"no finished checkpoint in {folder}: train it with `rottrain stage1` or `stage2`"
+        ) from None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{file} is no checkpoint's config ({error}): train it again") from error
+
+
+def load_head(folder: Path, config: CheckpointConfig) -> ProjectionHead:
+    """The trained head, every weight of it. Raises CheckpointError; never gives a random head."""
+    head = ProjectionHead(**config.head)
+    try:
+        head.load_state_dict(load_file(folder / HEAD), strict=True)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / HEAD} does not hold the head that {CONFIG} describes: {error}") from error
+    return head
+
+
+def head_sha256(folder: Path) -> str:
+    """SHA-256 of a checkpoint's head file. Raises CheckpointError if there is none."""
+    try:
+        with (folder / HEAD).open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise CheckpointError(f"{folder / HEAD} can't be read: {error}") from error
+
+
+def check_backbone(folder: Path, config: CheckpointConfig, backbone: Backbone) -> None:
+    """Raise CheckpointError if the base model is not the one that the checkpoint was trained on."""
+    if backbone.prompt != config.prompt:
+        raise CheckpointError(f"{folder} was trained with another chat template than {backbone.folder.name} has")
+    try:
+        saved = load_file(folder / TOKEN_ROWS)["token_rows"]
+    except (OSError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / TOKEN_ROWS} can't be read: {error}") from error
+    current = backbone.token_rows().float().cpu()
+    if saved.shape != current.shape or not torch.allclose(saved, current, atol=1e-2):
+        raise CheckpointError(
+            f"{folder} was trained on another base model than {backbone.folder.name}: its begin and end token differ"
+        )
+
+
+def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    temporary = path.with_name(f".{path.name}.tmp")
+    save_file(tensors, temporary)
+    with temporary.open("rb") as stream:
+        os.fsync(stream.fileno())
+    temporary.replace(path)

@@ -1,0 +1,242 @@
+"""The rottrain command: parse, call, print. Everything heavy is imported inside the command that needs it."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from rotdata.console import print_json, run_app, say
+
+app = typer.Typer(
+    name="rottrain",
+    help="Train, run and evaluate models that reason in the latents of rendered chains of thought.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")]
+Shards = Annotated[Path, typer.Option("--shards", help="Folder that rotdata embed made.")]
+Model = Annotated[str, typer.Option("--model", help="tiny, qwen3-vl[-2b|-4b|-8b], a model's folder or a Hub id.")]
+Out = Annotated[
+    Path, typer.Option("--out", help="Folder of the checkpoint; a stopped run of the same thing is resumed.")
+]
+Config = Annotated[Path | None, typer.Option("--config", help="YAML with recipe keys; unknown keys are refused.")]
+MaxSteps = Annotated[int | None, typer.Option(help="Stop after so many steps.")]
+Epochs = Annotated[float | None, typer.Option(help="Passes over the shards.")]
+BatchSize = Annotated[int | None, typer.Option(help="Rows a step and device.")]
+Accumulate = Annotated[int | None, typer.Option(help="Batches averaged into one step.")]
+Lr = Annotated[float | None, typer.Option(help="Learning rate; the paper's is 2e-5.")]
+Scheduler = Annotated[Literal["constant", "linear", "cosine"] | None, typer.Option(help="Learning rate over time.")]
+WarmupSteps = Annotated[int | None, typer.Option(help="Steps over which the learning rate rises.")]
+RolloutOption = Annotated[
+    Literal["student", "teacher"] | None, typer.Option("--rollout", help="Feed back own latents, or true ones.")
+]
+Precision = Annotated[
+    Literal["auto", "float32", "bfloat16"] | None, typer.Option(help="Arithmetic of the language model.")
+]
+SaveSteps = Annotated[int | None, typer.Option(help="Write a state to resume from every so many steps.")]
+LogSteps = Annotated[int | None, typer.Option(help="Log the losses every so many steps.")]
+Resume = Annotated[str, typer.Option(help="auto, never, or a checkpoint-STEP folder.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of weights, order and dropout.")]
+Limit = Annotated[int | None, typer.Option(help="Use no more than this many rows.")]
+Checkpoint = Annotated[Path, typer.Argument(help="Folder of a finished checkpoint.")]
+BaseModel = Annotated[str | None, typer.Option("--model", help="Base model, if it lies elsewhere than at training.")]
+Budget = Annotated[int, typer.Option(help="Latents spent on each question.")]
+
+
+@app.command()
+def stage1(
+    shards: Shards,
+    out: Out,
+    model: Model = "tiny",
+    config: Config = None,
+    rollout: RolloutOption = None,
+    max_steps: MaxSteps = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    accumulate: Accumulate = None,
+    lr: Lr = None,
+    scheduler: Scheduler = None,
+    warmup_steps: WarmupSteps = None,
+    align_weight: Annotated[float | None, typer.Option(help="Weight of the alignment loss; the paper's is 10.")] = None,
+    answer_weight: Annotated[float | None, typer.Option(help="Weight of the answer's cross-entropy.")] = None,
+    precision: Precision = None,
+    save_steps: SaveSteps = None,
+    log_steps: LogSteps = None,
+    resume: Resume = "auto",
+    seed: Seed = None,
+    limit: Limit = None,
+    json_: Json = False,  # noqa: FBT002 -- a flag
+) -> None:
+    """Visual alignment: train the projection head to predict the latents of the rendered reasoning."""
+    overrides = _given(locals(), "shards out model config resume limit json_")
+    from rottrain.config import Stage1Config, load_yaml
+    from rottrain.trainer import run_stage1
+
+    recipe = load_yaml(Stage1Config, config, **overrides)
+    _report(run_stage1(shards, model, out, recipe, resume=resume, limit=limit), as_json=json_)
+
+
+@app.command()
+def stage2(
+    shards: Shards,
+    start: Annotated[Path, typer.Option("--from", help="Folder of the finished stage-1 checkpoint.")],
+    out: Out,
+    model: Model = "tiny",
+    config: Config = None,
+    rollout: RolloutOption = None,
+    max_steps: MaxSteps = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    accumulate: Accumulate = None,
+    lr: Lr = None,
+    scheduler: Scheduler = None,
+    warmup_steps: WarmupSteps = None,
+    align_weight: Annotated[
+        float | None, typer.Option(help="Weight of the alignment loss; the paper has none.")
+    ] = None,
+    precision: Precision = None,
+    save_steps: SaveSteps = None,
+    log_steps: LogSteps = None,
+    resume: Resume = "auto",
+    seed: Seed = None,
+    limit: Limit = None,
+    json_: Json = False,  # noqa: FBT002
+) -> None:
+    """Latent fine-tuning: train a LoRA adapter to answer from the latents that the frozen head predicts."""
+    overrides = _given(locals(), "shards start out model config resume limit json_")
+    from rottrain.config import Stage2Config, load_yaml
+    from rottrain.trainer import run_stage2
+
+    recipe = load_yaml(Stage2Config, config, **overrides)
+    _report(run_stage2(shards, model, start, out, recipe, resume=resume, limit=limit), as_json=json_)
+
+
+@app.command()
+def generate(
+    checkpoint: Checkpoint,
+    questions: Annotated[
+        list[str] | None, typer.Argument(help="Questions; without any, and without --file, stdin.")
+    ] = None,
+    file: Annotated[Path | None, typer.Option(help="A file with one question a line.")] = None,
+    budget: Budget = 32,
+    batch_size: Annotated[int, typer.Option(help="Questions answered together.")] = 16,
+    model: BaseModel = None,
+    json_: Json = False,  # noqa: FBT002
+) -> None:
+    """Answer questions: think in latents, then say the answer."""
+    from rottrain import scoring
+    from rottrain.generate import RoT
+
+    asked = _questions(questions, file)
+    generations = RoT.from_pretrained(checkpoint, model=model).generate(asked, budget=budget, batch_size=batch_size)
+    if json_:
+        print_json(
+            [
+                {
+                    "question": made.question,
+                    "answer": scoring.extract(made.reply),
+                    "reply": made.reply,
+                    "reasoning_tokens": made.reasoning_tokens,
+                    "seconds": round(made.seconds, 5),
+                }
+                for made in generations
+            ]
+        )
+    else:
+        for made in generations:
+            typer.echo(scoring.extract(made.reply) or made.reply)
+
+
+@app.command("eval")
+def evaluate(
+    checkpoint: Checkpoint,
+    source: Annotated[str, typer.Argument(help="File, folder, Hub dataset id (owner/name), or toy.")],
+    corpus: Annotated[str, typer.Option(help="gsm8k, gsm8k-aug, math, jsonl or toy.")],
+    split: Annotated[str, typer.Option(help="Split of the dataset.")] = "test",
+    limit: Limit = None,
+    budget: Budget = 32,
+    modes: Annotated[str, typer.Option(help="Comma-separated: rot, and the base model's cot and no-cot.")] = "rot",
+    batch_size: Annotated[int, typer.Option(help="Questions answered together.")] = 32,
+    model: BaseModel = None,
+    json_: Json = False,  # noqa: FBT002
+) -> None:
+    """Accuracy, reasoning tokens and time a question on a corpus."""
+    from rotdata import corpora
+    from rotdata.errors import UsageError
+    from rottrain.evaluate import MODES, as_table
+    from rottrain.evaluate import evaluate as run
+    from rottrain.generate import RoT
+
+    chosen = [mode for mode in MODES if mode in modes.split(",")]
+    if set(chosen) != set(modes.split(",")):
+        raise UsageError(f"--modes takes {', '.join(MODES)}, got {modes!r}")
+    rows = []
+    for row in corpora.read(corpora.Source(location=source, corpus=corpus, split=split, limit=limit)):
+        if isinstance(row, corpora.Row):
+            rows.append(row)
+        else:
+            say(f"left out, since it can't be graded: {row.id}: {row.reason}")
+    rot = RoT.from_pretrained(checkpoint, model=model)
+    results = [run(rot, rows, mode, corpus=corpus, budget=budget, batch_size=batch_size)[0] for mode in chosen]
+    if json_:
+        print_json([dataclasses.asdict(result) for result in results])
+    else:
+        typer.echo(as_table(results))
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
+    rows: Annotated[int, typer.Option(help="Training problems.")] = 2000,
+    stage1_steps: Annotated[int, typer.Option(help="Steps of stage 1.")] = 150,
+    stage2_steps: Annotated[int, typer.Option(help="Steps of stage 2.")] = 60,
+    json_: Json = False,  # noqa: FBT002
+) -> None:
+    """Run the whole line on the embedded model and its toy corpus: corpus to evaluated checkpoint and report."""
+    from rottrain.demo import run_demo
+
+    table = run_demo(out, rows=rows, stage1_steps=stage1_steps, stage2_steps=stage2_steps)
+    if json_:
+        print_json(table)
+
+
+def main() -> None:
+    """Entry point of the console script."""
+    run_app(app)
+
+
+def _given(arguments: dict[str, Any], others: str) -> dict[str, Any]:
+    """The recipe's overrides among a command's arguments: all but `others`."""
+    return {name: value for name, value in arguments.items() if name not in others.split()}
+
+
+def _questions(questions: list[str] | None, file: Path | None) -> list[str]:
+    from rotdata.errors import UsageError
+
+    asked = list(questions or ())
+    if file is not None:
+        asked += file.read_text(encoding="utf-8").splitlines()
+    elif not asked:
+        asked = sys.stdin.read().splitlines()
+    asked = [question for question in asked if question.strip()]
+    if not asked:
+        raise UsageError("there is no question: give it as an argument, in --file, or on stdin")
+    return asked
+
+
+def _report(outcome: Any, *, as_json: bool) -> None:
+    if as_json:
+        print_json(dataclasses.asdict(outcome))
+    else:
+        typer.echo(f"{outcome.checkpoint}: {outcome.steps} steps, loss {outcome.loss:.4f}, {outcome.seconds:.1f} s")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,208 @@
+"""Question -> latents -> answer, in batches: latents and answer both with a key-value cache.
+
+Shapes: B questions, T positions of the cache.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from rotdata.errors import CheckpointError, UsageError
+from rotdata.models import find_model
+from rottrain import checkpoints
+from rottrain.backbone import Backbone
+from rottrain.batches import pad_ids
+from rottrain.config import Precision
+from rottrain.head import ProjectionHead
+from rottrain.rollout import unroll
+from rottrain.trainer import load_backbone
+
+if TYPE_CHECKING:
+    from transformers import Cache
+
+MAX_ANSWER_TOKENS = 64
+MAX_COT_TOKENS = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """What the model made of one question."""
+
+    question: str
+    reply: str
+    """The text after the latents: answer mark and answer. In words, the whole chain of thought before them."""
+    reasoning_tokens: int
+    """Latents spent; in words, the tokens before the answer mark."""
+    seconds: float
+    """Its share of the batch's time."""
+    latents_KD: Tensor | None = None
+    """[K, D] on the CPU in fp32; None where the reasoning was in words or absent."""
+
+
+class RoT:
+    """A trained checkpoint on its base model: `RoT.from_pretrained(folder).generate([question], budget=32)`."""
+
+    def __init__(self, backbone: Backbone, head: ProjectionHead, config: checkpoints.CheckpointConfig) -> None:
+        self.backbone = backbone
+        self.head = head
+        self.config = config
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str, *, model: str | None = None, precision: Precision = "auto") -> RoT:
+        """Load a finished checkpoint and its base model, or `model` where that lies elsewhere now.
+
+        Raises CheckpointError if the two don't belong together.
+        """
+        folder = Path(folder)
+        config = checkpoints.load_config(folder)
+        backbone = load_backbone(find_model(model or config.model), precision)
+        if backbone.width != config.head["width_in"]:
+            raise CheckpointError(
+                f"{folder} was trained on a model of width {config.head['width_in']}, {model} has {backbone.width}: "
+                f"name the right one, {config.model}, with --model"
+            )
+        head = checkpoints.load_head(folder, config).to(backbone.device).eval().requires_grad_(requires_grad=False)
+        if config.stage == "stage2":
+            backbone.load_adapter(str(folder / checkpoints.ADAPTER))
+        checkpoints.check_backbone(folder, config, backbone)
+        return cls(backbone, head, config)
+
+    def generate(
+        self,
+        questions: Sequence[str],
+        *,
+        budget: int = 32,
+        batch_size: int = 16,
+        max_answer_tokens: int = MAX_ANSWER_TOKENS,
+    ) -> list[Generation]:
+        """Think `budget` latents about each question, then answer, greedily; in the order of the questions."""
+        if budget < 1:
+            raise UsageError(f"the budget is at least 1 latent, got {budget}")
+        done: list[Generation] = []
+        for batch in _batches(questions, batch_size):
+            done += self._generate_batch(batch, budget, max_answer_tokens)
+        return done
+
+    @torch.inference_mode()
+    def _generate_batch(self, questions: list[str], budget: int, max_answer_tokens: int) -> list[Generation]:
+        backbone = self.backbone
+        started = time.perf_counter()
+        ids, mask = _prompts(backbone, questions, prefill="")
+        thought = unroll(backbone, self.head, ids, mask, budget)
+        end = torch.full((len(questions), 1), backbone.end_id, device=backbone.device)
+        last = thought.latents_BKD[:, -1:].to(backbone.dtype)
+        inputs = torch.cat([last, backbone.embed(end)], dim=1)
+        replies = _continue(backbone, inputs, thought.mask_BT, thought.cache, max_answer_tokens)
+        seconds = (time.perf_counter() - started) / len(questions)
+        latents = thought.latents_BKD.float().cpu()
+        return [
+            Generation(
+                question=question,
+                reply=backbone.decode(reply),
+                reasoning_tokens=budget,
+                seconds=seconds,
+                latents_KD=latents[row],
+            )
+            for row, (question, reply) in enumerate(zip(questions, replies, strict=True))
+        ]
+
+
+def in_words(
+    backbone: Backbone, questions: Sequence[str], *, batch_size: int = 16, max_tokens: int = MAX_COT_TOKENS
+) -> list[Generation]:
+    """Reason in text with the base model: its reply is chain of thought, answer mark, answer."""
+    return _text_replies(backbone, questions, prefill="", batch_size=batch_size, max_tokens=max_tokens)
+
+
+def at_once(
+    backbone: Backbone, questions: Sequence[str], *, batch_size: int = 16, max_tokens: int = MAX_ANSWER_TOKENS
+) -> list[Generation]:
+    """Answer without any reasoning with the base model: its reply is made to start with the answer mark."""
+    prefill = backbone.prompt.answer_mark
+    return _text_replies(backbone, questions, prefill=prefill, batch_size=batch_size, max_tokens=max_tokens)
+
+
+@torch.inference_mode()
+def _text_replies(
+    backbone: Backbone, questions: Sequence[str], *, prefill: str, batch_size: int, max_tokens: int
+) -> list[Generation]:
+    from transformers import DynamicCache
+
+    done: list[Generation] = []
+    with backbone.base():
+        for batch in _batches(questions, batch_size):
+            started = time.perf_counter()
+            ids, mask = _prompts(backbone, batch, prefill=prefill)
+            cache = DynamicCache(config=backbone.model.config.text_config)
+            replies = _continue(backbone, backbone.embed(ids), mask[:, :0], cache, max_tokens, first_mask_BT=mask)
+            seconds = (time.perf_counter() - started) / len(batch)
+            for question, reply in zip(batch, replies, strict=True):
+                text = prefill + backbone.decode(reply)
+                thought = text.rpartition(backbone.prompt.answer_mark.strip())[0]
+                done.append(
+                    Generation(
+                        question=question,
+                        reply=text,
+                        reasoning_tokens=len(backbone.text_ids(thought)) if thought else 0,
+                        seconds=seconds,
+                    )
+                )
+    return done
+
+
+def _prompts(backbone: Backbone, questions: Sequence[str], *, prefill: str) -> tuple[Tensor, Tensor]:
+    """Prompts, with the start of the reply where one is given, padded on the left."""
+    given = backbone.text_ids(prefill) if prefill else []
+    rows = [backbone.prompt_ids(question) + given for question in questions]
+    ids, mask = pad_ids(rows, backbone.pad_id, side="left")
+    return ids.to(backbone.device), mask.to(backbone.device)
+
+
+def _continue(
+    backbone: Backbone,
+    inputs_BTD: Tensor,
+    cached_mask_BT: Tensor,
+    cache: Cache,
+    max_tokens: int,
+    *,
+    first_mask_BT: Tensor | None = None,
+) -> list[list[int]]:
+    """Feed `inputs_BTD` after what the cache holds and decode greedily: each row's token ids, without the end."""
+    fed = inputs_BTD.shape[1]
+    if first_mask_BT is None:
+        first_mask_BT = cached_mask_BT.new_ones(len(inputs_BTD), fed)
+    mask = torch.cat([cached_mask_BT, first_mask_BT], dim=1)
+    positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
+    replies: list[list[int]] = [[] for _ in range(len(inputs_BTD))]
+    open_rows = set(range(len(replies)))
+    step_positions = positions[:, -fed:]
+    for _ in range(max_tokens):
+        hidden = backbone.hidden(inputs_BTD, mask_BT=mask, positions_BT=step_positions, cache=cache)
+        tokens = backbone.logits(hidden[:, -1]).argmax(dim=-1)
+        for row, token in enumerate(tokens.tolist()):
+            if row in open_rows:
+                if token == backbone.eos_id:
+                    open_rows.discard(row)
+                else:
+                    replies[row].append(token)
+        if not open_rows:
+            break
+        inputs_BTD = backbone.embed(tokens)[:, None]
+        mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
+        step_positions = step_positions[:, -1:] + 1
+    return replies
+
+
+def _batches(questions: Sequence[str], size: int) -> list[list[str]]:
+    if size < 1:
+        raise UsageError(f"the batch size is at least 1, got {size}")
+    rest = iter(questions)
+    return list(iter(lambda: list(islice(rest, size)), []))
