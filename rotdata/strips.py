@@ -13,6 +13,7 @@ import json
 import unicodedata
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
+from itertools import pairwise
 from typing import Literal
 
 import numpy as np
@@ -31,6 +32,7 @@ _VARIATION_SELECTORS = frozenset(map(chr, (*range(0xFE00, 0xFE10), *range(0xE010
 _MAX_REACH_PX = 3  # how far a glyph's ink may leave its own columns before its text is drawn glyph by glyph
 _PNG_LEVEL = 1  # zlib's fastest: blank columns compress well at any level
 _MAX_CELLS = 100_000  # some 50 MB; beyond it the cells are dropped and made again as needed
+_MAX_WORDS_BYTES = 128 << 20  # the same, for words
 
 
 class MissingGlyph(RotError):
@@ -118,8 +120,9 @@ class Renderer:
     """Draws strips of one style by joining cells: the columns of a character as its two neighbours leave them.
 
     A cell is drawn once, by Pillow, with the neighbour on either side at its own pen position, since their ink may
-    reach into it; joining cells then gives the same bytes as drawing every glyph of the line one after another. A line
-    with a glyph whose ink reaches further (combining marks above all) is drawn glyph by glyph.
+    reach into it; joining cells then gives the same bytes as drawing every glyph of the line one after another. Since a
+    space has no ink, a word's cells depend on the word alone, and words are kept joined. A line with a glyph whose ink
+    reaches further than a neighbour (combining marks above all) is drawn glyph by glyph.
     """
 
     def __init__(self, style: StripStyle) -> None:
@@ -136,7 +139,10 @@ class Renderer:
         self._baseline_px = (style.height_px - ascent - descent) // 2 + ascent
         self._glyphs: dict[str, _Glyph] = {}
         self._advances: dict[str, int] = {}
-        self._cells: dict[str, bytes] = {}
+        self._cells: dict[str, bytes] = {}  # a character between its two neighbours -> its columns
+        self._words: dict[str, bytes] = {}  # a word between two spaces -> its columns
+        self._words_bytes = 0
+        self._gaps: dict[str, bytes] = {}  # a space between the last and first character of two words -> its columns
         self._special: dict[str, str] = {}  # characters that are drawn as another text
         self._wild: set[str] = set()  # glyphs that reach past a neighbour
         self._boxed: set[str] = set()
@@ -247,8 +253,11 @@ class Renderer:
 
         The indices are [len(text) + 1]: source character i is drawn as drawn[owners[i]:owners[i + 1]].
         """
-        if characters.isdisjoint(self._special):
+        present = characters.intersection(self._special)
+        if not present:
             return text, None
+        if "\r" not in present and all(len(self._special[character]) == 1 for character in present):
+            return text.translate({ord(character): self._special[character] for character in present}), None
         pieces = [self._special.get(character, character) for character in text]
         for i in range(len(text) - 1):
             if text[i] == "\r" and text[i + 1] == "\n":
@@ -266,22 +275,56 @@ class Renderer:
         return spans
 
     def _join(self, drawn: str, length_px: int) -> bytes:
-        """The columns of a line from its cells, padded to a whole number of latents."""
-        cells = self._cells
-        if len(cells) > _MAX_CELLS:
-            cells.clear()
+        """The columns of a line from its words, padded to a whole number of latents."""
         blank = self._blank_column
         padding = self.style.padding_px
         width = self._round_up(length_px + 2 * padding)
         if not drawn:
             return blank * width
-        context = f" {drawn} "
-        keys = [context[i : i + 3] for i in range(len(drawn))]
-        for key in set(keys).difference(cells):
-            cells[key] = self._draw_cell(key)
+        words = drawn.split(" ")
+        for word in set(words).difference(self._words):
+            self._words[word] = self._join_cells(f" {word} ")
+            self._words_bytes += len(self._words[word])
+        gaps = [f"{before[-1:]} {after[:1]}" for before, after in pairwise(words)]
+        for gap in set(gaps).difference(self._gaps):
+            before, _, after = gap.partition(" ")
+            self._gaps[gap] = self._cell(f"{before or ' '} {after or ' '}")
+        pieces = [b""] * (2 * len(words) - 1)  # words, and between them spaces with the ink that reaches into them
+        pieces[::2] = map(self._words.__getitem__, words)
+        pieces[1::2] = map(self._gaps.__getitem__, gaps)
         head, tail = self._draw_margins(drawn[0], drawn[-1])
-        parts = [head, *map(cells.__getitem__, keys), tail, blank * (width - length_px - 2 * padding)]
-        return b"".join(parts)
+        line = b"".join([head, *pieces, tail, blank * (width - length_px - 2 * padding)])
+        if self._words_bytes > _MAX_WORDS_BYTES:
+            self._words.clear()
+            self._gaps.clear()
+            self._words_bytes = 0
+        return line
+
+    def _join_cells(self, context: str) -> bytes:
+        """The columns of all characters of `context` but the first and last."""
+        return b"".join([self._cell(context[i : i + 3]) for i in range(len(context) - 2)])
+
+    def _cell(self, key: str) -> bytes:
+        """The columns of the middle one of three characters."""
+        cell = self._cells.get(key)
+        if cell is None:
+            if len(self._cells) > _MAX_CELLS:
+                self._cells.clear()
+            before, after = key[0], key[2]
+            if not self._reaches_right(before):
+                before = " "  # a neighbour whose ink stays at home is as good as a space
+            if not self._reaches_left(after):
+                after = " "
+            plain = before + key[1] + after
+            cell = self._cells[key] = self._draw_cell(key) if plain == key else self._cell(plain)
+        return cell
+
+    def _reaches_right(self, character: str) -> bool:
+        glyph = self._glyphs[character]
+        return glyph.right_px > glyph.advance_px
+
+    def _reaches_left(self, character: str) -> bool:
+        return self._glyphs[character].left_px < 0
 
     def _draw_cell(self, key: str) -> bytes:
         """The columns of the middle one of three characters."""

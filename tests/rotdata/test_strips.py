@@ -208,6 +208,7 @@ def test_every_character_of_every_shipped_font_is_drawn_as_by_pillow(font: str) 
 
 def test_cells_made_anew_give_the_same_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(strips, "_MAX_CELLS", 5)
+    monkeypatch.setattr(strips, "_MAX_WORDS_BYTES", 5000)
     forgetful = Renderer(SANS)
     for text in ("Typography", "quick fjords", "Typography"):
         assert_drawn_as_by_pillow(forgetful.render(text), text, SANS)
