@@ -32,7 +32,7 @@ bench: $(STAMP)  ## Measure every figure against its baseline; ARGS="render gene
 	$(BIN)/python -m bench $(ARGS)
 
 golden: $(STAMP)  ## Draw the golden pictures in tests/golden anew
-	$(BIN)/python tests/make_golden.py
+	$(BIN)/python -m tests.make_golden
 
 tiny: $(STAMP)  ## Train the embedded model anew, from random weights
 	$(BIN)/python -m rottrain.tiny --out rotdata/weights/tiny
