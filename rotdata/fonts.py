@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -109,11 +110,14 @@ def _face_name(font: TTFont, path: Path) -> str:
 
 @cache
 def _coverage(path: Path, index: int) -> frozenset[int]:
-    from fontTools.ttLib import TTFont
+    from fontTools.ttLib import TTFont, TTLibError
 
     number = index if path.suffix.lower() in {".ttc", ".otc"} else -1
-    with TTFont(str(path), lazy=True, fontNumber=number) as font:
-        return frozenset(font.getBestCmap() or ())
+    try:
+        with TTFont(str(path), lazy=True, fontNumber=number) as font:
+            return frozenset(font.getBestCmap() or ())
+    except (TTLibError, AssertionError, KeyError, struct.error) as error:
+        raise UnknownFont(f"the character map of {path} can't be read ({error}): the file is damaged") from error
 
 
 @cache

@@ -8,6 +8,7 @@ at most.
 from __future__ import annotations
 
 import io
+import re
 import signal
 import time
 from collections import Counter
@@ -302,8 +303,9 @@ def _open_folder(out: Path, manifest: shards.Manifest, *, overwrite: bool) -> No
 
 def _clear(out: Path) -> None:
     """Remove what an earlier run made: the manifest last, so that an interrupted removal is still recognised."""
-    for path in sorted(out.glob("*.parquet")):
-        path.unlink()
+    for path in out.iterdir():
+        if re.search(r"-\d{5}-of-\d{5}\.parquet$", path.name):
+            path.unlink()
     (out / shards.REJECTS).unlink(missing_ok=True)
     (out / shards.MANIFEST).unlink()
 

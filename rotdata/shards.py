@@ -108,7 +108,7 @@ class Manifest:
     def differences(self, other: Manifest) -> list[str]:
         """What decides the bytes and is not the same in `other`, as "name: this | other"."""
         mine, theirs = _flatten(self._identity()), _flatten(other._identity())
-        keys = sorted(mine.keys() | theirs.keys())
+        keys = list(mine) + sorted(theirs.keys() - mine.keys())  # kind and corpus first
         return [f"{key}: {mine.get(key)} | {theirs.get(key)}" for key in keys if mine.get(key) != theirs.get(key)]
 
     def save(self, folder: Path) -> None:
@@ -330,9 +330,13 @@ def verify(folder: Path) -> tuple[Manifest, list[Mismatch]]:
             found.append(Mismatch(manifest.shard_file(index), "not made yet: run the same command again"))
         else:
             found.extend(Mismatch(entry.file, problem) for problem in _problems(folder, manifest, entry))
-    rejects = read_rejects(folder)
-    if len(rejects) != manifest.total("rejected"):
-        found.append(Mismatch(REJECTS, f"{len(rejects)} lines, the manifest counts {manifest.total('rejected')}"))
+    try:
+        rejects = len(read_rejects(folder))
+    except ShardError as error:
+        found.append(Mismatch(REJECTS, str(error)))
+    else:
+        if rejects != manifest.total("rejected"):
+            found.append(Mismatch(REJECTS, f"{rejects} lines, the manifest counts {manifest.total('rejected')}"))
     rows = manifest.total("rows") + manifest.total("rejected")
     if manifest.finished and rows != manifest.plan.rows_in:
         found.append(Mismatch(MANIFEST, f"{rows} rows out and rejected, {manifest.plan.rows_in} rows in"))

@@ -5,6 +5,7 @@ The vision tower is dropped after loading: training and generation never look at
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -147,13 +148,15 @@ class Backbone:
             if train_tokens
             else None,
         )
-        self.adapter = get_peft_model(self.model, config)
+        with _quiet_peft():
+            self.adapter = get_peft_model(self.model, config)
 
     def load_adapter(self, folder: str) -> None:
         """Put a trained adapter on the language model, frozen."""
         from peft import PeftModel
 
-        self.adapter = PeftModel.from_pretrained(self.model, folder)
+        with _quiet_peft():
+            self.adapter = PeftModel.from_pretrained(self.model, folder)
         self.adapter.eval()
 
     @contextmanager
@@ -173,6 +176,14 @@ class Backbone:
     def _ids(self, text: str, *, special: bool = True) -> list[int]:
         encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=not special)
         return list(encoded.input_ids)
+
+
+@contextmanager
+def _quiet_peft() -> Iterator[None]:
+    """Leave out peft's warning about an attribute that transformers has renamed: nothing that a user can act on."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+        yield
 
 
 def _prompt_format(tokenizer: PreTrainedTokenizerFast, folder: ModelFolder) -> PromptFormat:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from rotdata.errors import UsageError
 from rotdata.shards import EmbeddedRows, EmbeddingShards
 from rottrain.backbone import Backbone
 
@@ -50,10 +51,14 @@ class ShardRows(Dataset[Example]):
     """Rows of embedding shards by number; a few row groups are kept in memory, the least recently used leaves first."""
 
     def __init__(self, shards: EmbeddingShards, backbone: Backbone, *, limit: int | None = None) -> None:
+        """Open rows of `shards`, the first `limit` of them. Raises UsageError."""
         self._shards = shards
         self._backbone = backbone
+        if limit is not None and limit < 1:
+            raise UsageError(f"--limit counts rows to train on and is at least 1, got {limit}")
         self._ends = list(accumulate(shards.group_rows))
-        self._length = min(self._ends[-1] if self._ends else 0, limit or self._ends[-1])
+        rows = self._ends[-1] if self._ends else 0
+        self._length = rows if limit is None else min(rows, limit)
         self._cache: OrderedDict[int, EmbeddedRows] = OrderedDict()
 
     def __len__(self) -> int:

@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import signal
-import sys
 import time
 from collections import defaultdict
 from collections.abc import Iterator
@@ -25,8 +24,18 @@ import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.utils.data import Sampler
-from transformers import Trainer, TrainerCallback, TrainerControl, TrainerState, TrainingArguments, set_seed
+from tqdm import tqdm
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+    set_seed,
+)
 
+from rotdata.console import say
 from rotdata.encoders import tower_sha256
 from rotdata.errors import CheckpointError, Interrupted, OutputOccupied, ShardMismatch, TrainingError
 from rotdata.models import ModelFolder, find_model
@@ -255,6 +264,45 @@ class _RunKeeper(TrainerCallback):
             shutil.rmtree(older)
 
 
+class _Progress(TrainerCallback):
+    """A bar with rate and ETA on a terminal, a line a log elsewhere; on stderr, since stdout is for results."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
+        """Open the bar where the run starts, a resumed one included."""
+        self._bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", desc="train", disable=None)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.update(1)
+
+    def on_log(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Show the losses."""
+        shown = {name: logs[name] for name in ("loss", "alignment", "answer") if logs and name in logs}
+        if not shown or self._bar is None:
+            return
+        if self._bar.disable:
+            values = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
+            say(f"step {state.global_step} of {state.max_steps}: {values}")
+        else:
+            self._bar.set_postfix({name: f"{value:.4f}" for name, value in shown.items()})
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
 def complete_states(out: Path) -> list[Path]:
     """Folders of `out` that a run can resume from, oldest first."""
     found = [path.parent for path in out.glob(f"checkpoint-*/{_COMPLETE}")]
@@ -314,8 +362,9 @@ def _train(learner: Learner, data: EmbeddingShards, out: Path, *, resume: str, l
         learner.recipe.seed,
         _arguments(out, learner),
         data_collator=Collator(learner.backbone.pad_id),
-        callbacks=[keeper],
+        callbacks=[keeper, _Progress()],
     )
+    trainer.remove_callback(PrinterCallback)  # it prints on stdout
     with keeper.listening():
         trainer.train(resume_from_checkpoint=_resume_from(out, resume))
     state = trainer.state
@@ -388,7 +437,7 @@ def _arguments(out: Path, learner: Learner) -> TrainingArguments:
         report_to="none",
         use_cpu=learner.backbone.device.type == "cpu",
         dataloader_pin_memory=learner.backbone.device.type != "cpu",
-        disable_tqdm=not sys.stderr.isatty(),
+        disable_tqdm=True,
     )
 
 
