@@ -160,6 +160,7 @@ def evaluate(
     source: Annotated[str, typer.Argument(help="File, folder, Hub dataset id (owner/name), or toy.")],
     corpus: Annotated[str, typer.Option(help="gsm8k, gsm8k-aug, math, jsonl or toy.")],
     split: Annotated[str, typer.Option(help="Split of the dataset.")] = "test",
+    config: Annotated[str | None, typer.Option(help="Configuration of a Hub dataset.")] = None,
     limit: Limit = None,
     budget: Budget = 32,
     modes: Annotated[str, typer.Option(help="Comma-separated: rot, and the base model's cot and no-cot.")] = "rot",
@@ -178,7 +179,7 @@ def evaluate(
     if set(chosen) != set(modes.split(",")):
         raise UsageError(f"--modes takes {', '.join(MODES)}, got {modes!r}")
     rows = []
-    for row in corpora.read(corpora.Source(location=source, corpus=corpus, split=split, limit=limit)):
+    for row in corpora.read(corpora.Source(location=source, corpus=corpus, split=split, config=config, limit=limit)):
         if isinstance(row, corpora.Row):
             rows.append(row)
         else:

@@ -65,7 +65,7 @@ def run_demo(out: Path, *, rows: int, stage1_steps: int, stage2_steps: int) -> l
         "--budget", BUDGET, "--modes", "rot,cot,no-cot",
     )  # fmt: skip
     record["seconds"] = round(time.monotonic() - started, 1)
-    page = write_report(out, record, strips=strips, embedded=embedded, checkpoint=second, budget=BUDGET)
+    page = write_report(out, record, embedded=embedded, checkpoint=second, budget=BUDGET)
     (out / "report.json").write_text(json.dumps(record, indent=2) + "\n")
     results: list[dict[str, Any]] = record["eval"]
     say(f"\n{as_table([Result(**result) for result in results])}\n")

@@ -18,9 +18,7 @@ from rottrain.trace import LatentIndex, data_uri, latent_texts, trace
 TRACED_QUESTIONS = 4
 
 
-def write_report(
-    out: Path, record: dict[str, Any], *, strips: Path, embedded: Path, checkpoint: Path, budget: int
-) -> Path:
+def write_report(out: Path, record: dict[str, Any], *, embedded: Path, checkpoint: Path, budget: int) -> Path:
     """Write out/report.html from the demo's JSON results and a few fresh traces; its path."""
     rot = RoT.from_pretrained(checkpoint)
     index = LatentIndex.load(embedded)
@@ -30,7 +28,7 @@ def write_report(
     sample = EmbeddingShards(embedded).read_group(0)
     strip = index.draw.render(sample.cots[0])
     page = (
-        _environment()
+        environment()
         .get_template("report.html.j2")
         .render(
             record=record,
@@ -45,7 +43,6 @@ def write_report(
             budget=budget,
             factor=index.draw.style.height_px,
             indexed=len(index),
-            strips=strips.name,
         )
     )
     path = out / "report.html"
@@ -53,7 +50,7 @@ def write_report(
     return path
 
 
-def _environment() -> Environment:
+def environment() -> Environment:
     """Templates of this package; every value is escaped, an unknown name is an error."""
     return Environment(
         loader=PackageLoader("rottrain", "pages"),
