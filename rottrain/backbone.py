@@ -152,10 +152,11 @@ class Backbone:
             self.adapter = get_peft_model(self.model, config)
 
     def load_adapter(self, folder: str) -> None:
-        """Put a trained adapter on the language model, frozen."""
+        """Put a trained adapter on the language model, frozen. peft's warning of missing weights is raised."""
         from peft import PeftModel
 
         with _quiet_peft():
+            warnings.filterwarnings("error", "Found missing adapter keys")
             self.adapter = PeftModel.from_pretrained(self.model, folder)
         self.adapter.eval()
 

@@ -58,7 +58,7 @@ def save(folder: Path, config: CheckpointConfig, head: ProjectionHead, backbone:
     _save_tensors({name: tensor.contiguous() for name, tensor in head.state_dict().items()}, folder / HEAD)
     _save_tensors({"token_rows": backbone.token_rows().float().cpu().contiguous()}, folder / TOKEN_ROWS)
     if backbone.adapter is not None:
-        backbone.adapter.save_pretrained(str(folder / ADAPTER), save_embedding_layers=False)
+        _save_adapter(backbone, folder / ADAPTER)
     text = json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False)
     write_atomically(folder / CONFIG, (text + "\n").encode())
 
@@ -83,12 +83,24 @@ def load_config(folder: Path) -> CheckpointConfig:
 
 def load_head(folder: Path, config: CheckpointConfig) -> ProjectionHead:
     """The trained head, every weight of it. Raises CheckpointError; never gives a random head."""
-    head = ProjectionHead(**config.head)
     try:
+        head = ProjectionHead(**config.head)
         head.load_state_dict(load_file(folder / HEAD), strict=True)
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except (OSError, RuntimeError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{folder / HEAD} does not hold the head that {CONFIG} describes: {error}") from error
     return head
+
+
+def load_adapter(folder: Path, backbone: Backbone) -> None:
+    """Put the trained adapter of a stage-2 checkpoint on the base model. Raises CheckpointError."""
+    if not (folder / ADAPTER).is_dir():  # peft would look for it on the Hub
+        raise CheckpointError(f"{folder} has no {ADAPTER} folder: copy the whole checkpoint, or train it again")
+    try:
+        backbone.load_adapter(str(folder / ADAPTER))
+    except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, UserWarning) as error:
+        raise CheckpointError(
+            f"{folder / ADAPTER} holds no adapter that fits {backbone.folder.name}: {error}"
+        ) from error
 
 
 def head_sha256(folder: Path) -> str:
@@ -115,9 +127,21 @@ def check_backbone(folder: Path, config: CheckpointConfig, backbone: Backbone) -
         )
 
 
+def _save_adapter(backbone: Backbone, folder: Path) -> None:
+    """Adapter weights and peft's config, free of this machine's paths and of peft's empty model card."""
+    assert backbone.adapter is not None
+    for settings in backbone.adapter.peft_config.values():
+        settings.base_model_name_or_path = backbone.folder.name
+    backbone.adapter.save_pretrained(str(folder), save_embedding_layers=False)
+    (folder / "README.md").unlink(missing_ok=True)
+    for file in folder.glob("*.safetensors"):
+        file.chmod(0o644)
+
+
 def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
     temporary = path.with_name(f".{path.name}.tmp")
     save_file(tensors, temporary)
     with temporary.open("rb") as stream:
         os.fsync(stream.fileno())
+    temporary.chmod(0o644)  # safetensors writes files that only their owner can read
     temporary.replace(path)

@@ -222,10 +222,13 @@ def _questions(questions: list[str] | None, file: Path | None) -> list[str]:
     from rotdata.errors import UsageError
 
     asked = list(questions or ())
-    if file is not None:
-        asked += file.read_text(encoding="utf-8").splitlines()
-    elif not asked:
-        asked = sys.stdin.read().splitlines()
+    try:
+        if file is not None:
+            asked += file.read_text(encoding="utf-8").splitlines()
+        elif not asked:
+            asked = sys.stdin.read().splitlines()
+    except UnicodeDecodeError as error:
+        raise UsageError(f"{file or 'stdin'} is not UTF-8: {error.reason} at byte {error.start}") from error
     asked = [question for question in asked if question.strip()]
     if not asked:
         raise UsageError("there is no question: give it as an argument, in --file, or on stdin")

@@ -67,6 +67,8 @@ def evaluate(
     """
     if not rows:
         raise UsageError("there are no rows to evaluate on")
+    if batch_size < 1:
+        raise UsageError(f"the batch size is at least 1, got {batch_size}")
     answer: dict[Mode, Callable[[list[str]], list[Generation]]] = {
         "rot": lambda questions: rot.generate(questions, budget=budget, batch_size=batch_size),
         "cot": lambda questions: generate.in_words(rot.backbone, questions, batch_size=batch_size),

@@ -40,7 +40,7 @@ class Generation:
     reply: str
     """The text after the latents: answer mark and answer. In words, the whole chain of thought before them."""
     reasoning_tokens: int
-    """Latents spent; in words, the tokens before the answer mark."""
+    """Latents spent; in words, the tokens before the answer mark, or all of them if there is none."""
     seconds: float
     """Its share of the batch's time."""
     latents_KD: Tensor | None = None
@@ -63,7 +63,8 @@ class RoT:
         """
         folder = Path(folder)
         config = checkpoints.load_config(folder)
-        backbone = load_backbone(find_model(model or config.model), precision)
+        model = model or config.model
+        backbone = load_backbone(find_model(model), precision)
         if backbone.width != config.head["width_in"]:
             raise CheckpointError(
                 f"{folder} was trained on a model of width {config.head['width_in']}, {model} has {backbone.width}: "
@@ -71,7 +72,7 @@ class RoT:
             )
         head = checkpoints.load_head(folder, config).to(backbone.device).eval().requires_grad_(requires_grad=False)
         if config.stage == "stage2":
-            backbone.load_adapter(str(folder / checkpoints.ADAPTER))
+            checkpoints.load_adapter(folder, backbone)
         checkpoints.check_backbone(folder, config, backbone)
         return cls(backbone, head, config)
 
@@ -146,7 +147,9 @@ def _text_replies(
             seconds = (time.perf_counter() - started) / len(batch)
             for question, reply in zip(batch, replies, strict=True):
                 text = prefill + backbone.decode(reply)
-                thought = text.rpartition(backbone.prompt.answer_mark.strip())[0]
+                thought, answered, _ = text.rpartition(backbone.prompt.answer_mark.strip())
+                if not answered:  # it was still reasoning when it ended
+                    thought = text
                 done.append(
                     Generation(
                         question=question,

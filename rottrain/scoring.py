@@ -8,16 +8,26 @@ from typing import Literal
 
 Kind = Literal["number", "math"]
 
-_NUMBER = r"[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)?(?:\.\d+)?"
-_UNITS = re.compile(r"[\s$€£%]+|\\[$%!,;]|\\text\{[^{}]*\}")
+_PLAIN = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
+_SIGNED = rf"[-+]?{_PLAIN}"
+_NUMBER = re.compile(rf"([-+]?) ?({_PLAIN})")
+# Sign, whole part of a mixed number, numerator, denominator.
+_SLASH = re.compile(rf"([-+]?) ?(?:(\d+) )?({_SIGNED}) ?/ ?({_SIGNED})")
+_FRAC = re.compile(rf"([-+]?) ?(\d*) ?\\frac\{{ ?({_SIGNED}) ?\}}\{{ ?({_SIGNED}) ?\}}")
+
+_UNITS = re.compile(r"[$€£%]|\\[$%]|\\[!,;]\s*|\\text\{[^{}]*\}")
+_LAST_NUMBER = re.compile(r"(?:(?<![\w)\]}])[-+])?(?:\d[\d,]*(?:\.\d+)?|(?<!\d)\.\d+)(?:/\d+)?")
+# TeX takes one digit, letter or command where braces are left out: \frac12.
+_ARGUMENT = r"\s*(?:\{([^{}]*)\}|(\\[A-Za-z]+|\w))"
+_LOOSE_FRAC = re.compile(rf"\\[dt]?frac{_ARGUMENT}{_ARGUMENT}")
 
 
 def extract(reply: str) -> str:
-    """The final answer of a reply: what follows its last "####" up to the end of that line, else its last number."""
+    """The final answer of a reply: the first line of text after its last "####", else its last number."""
     _, found, rest = reply.rpartition("####")
     if found:
         return rest.strip().split("\n", 1)[0].strip()
-    numbers = [match for match in re.findall(r"[-+]?\d[\d,]*(?:\.\d+)?", reply) if match]
+    numbers = _LAST_NUMBER.findall(reply)
     return numbers[-1].rstrip(",") if numbers else ""
 
 
@@ -34,25 +44,41 @@ def equal(prediction: str, reference: str, kind: Kind) -> bool:
 
 
 def to_number(text: str) -> Fraction | None:
-    r"""The exact value of a number as people write it: sign, thousands separators, decimals, a/b, \frac{a}{b}, units.
+    r"""The exact value of a number as people write it: sign, thousands separators, decimals, a/b, \frac{a}{b}, 1 1/2.
 
-    None if the text is not one number.
+    Signs of currency, percent and LaTeX units are left out. None if the text is not one number.
     """
-    plain = _UNITS.sub("", text).replace("\u2212", "-").rstrip(".")
-    fraction = re.fullmatch(rf"([-+]?)\\[dt]?frac\{{({_NUMBER})\}}\{{({_NUMBER})\}}", plain)
-    if fraction:
-        plain = f"{fraction[1]}{fraction[2]}/{fraction[3]}"
-    parts = plain.split("/")
-    if len(parts) > 2 or not all(re.fullmatch(_NUMBER, part) and re.search(r"\d", part) for part in parts):
+    plain = _UNITS.sub("", _braced(text)).replace("\N{MINUS SIGN}", "-")
+    plain = re.sub(r"\s+", " ", plain).strip().rstrip(".")
+    if number := _NUMBER.fullmatch(plain):
+        return _signed(number[1], _exact(number[2]))
+    quotient = _SLASH.fullmatch(plain) or _FRAC.fullmatch(plain)
+    if not quotient:
         return None
-    values = [Fraction(part.replace(",", "")) for part in parts]
-    if len(values) == 1:
-        return values[0]
-    return values[0] / values[1] if values[1] else None
+    sign, whole, above, below = quotient.groups()
+    if not _exact(below) or (whole and not above[0].isdigit()):  # "1 -1/2" is a sum
+        return None
+    return _signed(sign, int(whole or 0) + _exact(above) / _exact(below))
+
+
+def _exact(number: str) -> Fraction:
+    return Fraction(number.replace(",", ""))
+
+
+def _signed(sign: str, value: Fraction) -> Fraction:
+    return -value if sign == "-" else value
+
+
+def _braced(latex: str) -> str:
+    r"""Every \dfrac, \tfrac and \frac12 as \frac{1}{2}, unless an argument holds braces itself."""
+    return _LOOSE_FRAC.sub(
+        lambda found: rf"\frac{{{found[1] or found[2] or ''}}}{{{found[3] or found[4] or ''}}}", latex
+    )
 
 
 def _normalise_latex(text: str) -> str:
     plain = text.strip().strip("$").replace("\\left", "").replace("\\right", "")
-    plain = re.sub(r"\\[dt]frac", r"\\frac", plain)
+    plain = re.sub(r"\\[dt]frac", r"\\frac", _braced(plain))
+    plain = re.sub(r"\\sqrt\s*(\w)", r"\\sqrt{\1}", plain)
     plain = re.sub(r"\\(?:text|mathrm|mbox)\{([^{}]*)\}", r"\1", plain)
-    return re.sub(r"\s|\\[,;!]|\\ |\^\{?\\circ\}?", "", plain).rstrip(".")
+    return re.sub(r"(?<!\\)\\[,;! ]|\s|\^\{?\\circ\}?", "", plain).rstrip(".")

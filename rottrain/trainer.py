@@ -39,7 +39,7 @@ from rotdata.console import say
 from rotdata.encoders import tower_sha256
 from rotdata.errors import CheckpointError, Interrupted, OutputOccupied, ShardMismatch, TrainingError
 from rotdata.models import ModelFolder, find_model
-from rotdata.shards import EmbeddingShards, write_atomically
+from rotdata.shards import EmbeddingShards, locked, write_atomically
 from rottrain import checkpoints, rollout
 from rottrain.backbone import Backbone
 from rottrain.batches import Batch, Collator, GroupShuffle, ShardRows
@@ -59,7 +59,7 @@ class Outcome:
 
     steps: int
     loss: float
-    """Mean training loss over the whole run."""
+    """Mean training loss of the last logged steps."""
     seconds: float
     checkpoint: str
 
@@ -93,6 +93,8 @@ def run_stage2(
 ) -> Outcome:
     """Train LoRA on the language model with the head of the stage-1 checkpoint `start` frozen."""
     origin = checkpoints.load_config(start)
+    if origin.stage != "stage1":
+        raise CheckpointError(f"{start} is a {origin.stage} checkpoint: stage 2 starts --from one of stage 1")
     data, folder = _open(shards, model)
     encoding = data.manifest.encoding_fingerprint
     if origin.encoding != encoding:
@@ -322,31 +324,33 @@ def _run(
 ) -> Outcome:
     """Train until the end, or until told to stop, and write the finished checkpoint."""
     started = time.monotonic()
-    identity = _identity(stage, learner, data, model, limit=limit, start=start)
-    if _claim(out, identity):
-        result = checkpoints.load_config(out).result
-    else:
-        result = _train(learner, data, out, resume=resume, limit=limit)
-        config = CheckpointConfig(
-            stage=stage,
-            model=model,
-            encoder=data.manifest.encoder or {},
-            style=data.manifest.style,
-            encoding=data.manifest.encoding_fingerprint,
-            prompt=learner.backbone.prompt,
-            head={
-                "width_in": learner.head.width_in,
-                "width_out": learner.head.width_out,
-                "hidden": learner.head.hidden,
-                "activation": learner.head.activation,
-            },
-            run=identity,
-            result=result,
-        )
-        checkpoints.save(out, config, learner.head, learner.backbone)
-        for state in out.glob("checkpoint-*"):
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out):
+        identity = _identity(stage, learner, data, model, limit=limit, start=start)
+        if _claim(out, identity):
+            result = checkpoints.load_config(out).result
+        else:
+            result = _train(learner, data, out, resume=resume, limit=limit)
+            config = CheckpointConfig(
+                stage=stage,
+                model=model,
+                encoder=data.manifest.encoder or {},
+                style=data.manifest.style,
+                encoding=data.manifest.encoding_fingerprint,
+                prompt=learner.backbone.prompt,
+                head={
+                    "width_in": learner.head.width_in,
+                    "width_out": learner.head.width_out,
+                    "hidden": learner.head.hidden,
+                    "activation": learner.head.activation,
+                },
+                run=identity,
+                result=result,
+            )
+            checkpoints.save(out, config, learner.head, learner.backbone)
+        for state in out.glob("checkpoint-*"):  # also what a run that was killed right here has left
             shutil.rmtree(state)
-        (out / RUN).unlink()
+        (out / RUN).unlink(missing_ok=True)
     return Outcome(**result, seconds=round(time.monotonic() - started, 3), checkpoint=str(out))
 
 
@@ -399,7 +403,6 @@ def _identity(
 
 def _claim(out: Path, identity: dict[str, Any]) -> bool:
     """Whether `out` holds this very run, finished. Raises OutputOccupied if it holds something else."""
-    out.mkdir(parents=True, exist_ok=True)
     finished, running = out / checkpoints.CONFIG, out / RUN
     if finished.exists():
         earlier = checkpoints.load_config(out).run

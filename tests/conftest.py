@@ -28,8 +28,22 @@ def run_rotdata(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[s
     """Run `rotdata ARGUMENTS` in this process as the console script does."""
     from rotdata.cli import main
 
+    return _console("rotdata", main, monkeypatch, capsys)
+
+
+@pytest.fixture
+def run_rottrain(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> Callable[..., Result]:
+    """Run `rottrain ARGUMENTS` in this process as the console script does."""
+    from rottrain.cli import main
+
+    return _console("rottrain", main, monkeypatch, capsys)
+
+
+def _console(
+    program: str, main: Callable[[], None], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Callable[..., Result]:
     def run(*arguments: object) -> Result:
-        monkeypatch.setattr(sys, "argv", ["rotdata", *map(str, arguments)])
+        monkeypatch.setattr(sys, "argv", [program, *map(str, arguments)])
         capsys.readouterr()
         code = 0
         try:

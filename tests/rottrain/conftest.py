@@ -1,0 +1,86 @@
+"""What tests of rottrain share: a random tiny model, shards of its own tower, and checkpoints of both stages on it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from rotdata import pipeline
+from rotdata.corpora import Source
+from rotdata.encoders import load_encoder
+from rotdata.models import find_model
+from rotdata.strips import StripStyle
+from rottrain.backbone import Backbone
+from rottrain.config import HeadConfig, LoraSettings, Stage1Config, Stage2Config
+from rottrain.head import ProjectionHead
+from rottrain.trainer import run_stage1, run_stage2
+from tests.helpers import write_jsonl
+from tests.rottrain.samples import random_head
+
+
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
+@pytest.fixture
+def backbone(tiny_folder: Path) -> Backbone:
+    """The random tiny model in fp32, loaded anew for each test."""
+    return Backbone.load(find_model(str(tiny_folder)), dtype=torch.float32, device="cpu")
+
+
+@pytest.fixture
+def head(backbone: Backbone) -> ProjectionHead:
+    """A small random head for it."""
+    return random_head(backbone.width)
+
+
+@pytest.fixture(scope="session")
+def short_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A corpus of 10 rows whose strips have 1 to 6 latents, so that a training step takes no time."""
+    records = [
+        {
+            "id": f"row {n}",
+            "question": f"{n}+{n + 1}?",
+            "cot": f"{n}+{n + 1}={2 * n + 1}"[: 1 + 2 * n],
+            "answer": f"{n}",
+        }
+        for n in range(10)
+    ]
+    return write_jsonl(tmp_path_factory.mktemp("short") / "rows.jsonl", records)
+
+
+@pytest.fixture(scope="session")
+def short_strips(short_rows: Path) -> Path:
+    """Strip shards of those rows, 4 a shard. Read only."""
+    out = short_rows.parent / "strips"
+    pipeline.render(Source(location=str(short_rows), corpus="jsonl"), StripStyle(), out, rows_per_shard=4)
+    return out
+
+
+@pytest.fixture(scope="session")
+def embedded(short_strips: Path, tiny_folder: Path) -> Path:
+    """Embedding shards of those strips by the random model's own tower. Read only."""
+    out = short_strips.parent / "embedded"
+    pipeline.embed(short_strips, load_encoder(find_model(str(tiny_folder)), device="cpu"), out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def stage1_checkpoint(embedded: Path, tiny_folder: Path) -> Path:
+    """A finished stage-1 checkpoint of a few teacher-forced steps. Read only."""
+    out = embedded.parent / "stage1"
+    config = Stage1Config(rollout="teacher", batch_size=4, max_steps=2, lr=1e-2, head=HeadConfig(hidden=16))
+    run_stage1(embedded, str(tiny_folder), out, config)
+    return out
+
+
+@pytest.fixture(scope="session")
+def stage2_checkpoint(embedded: Path, tiny_folder: Path, stage1_checkpoint: Path) -> Path:
+    """A finished stage-2 checkpoint whose adapter has moved far enough to change answers. Read only."""
+    out = embedded.parent / "stage2"
+    config = Stage2Config(rollout="teacher", batch_size=4, max_steps=2, lr=3e-2, lora=LoraSettings(rank=4, dropout=0.0))
+    run_stage2(embedded, str(tiny_folder), stage1_checkpoint, out, config)
+    return out

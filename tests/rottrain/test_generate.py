@@ -1,0 +1,266 @@
+"""Question to latents to answer: the same in any batch, as many latents as the budget, the base model's own words."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from torch.testing import assert_close
+
+from rotdata.errors import CheckpointError, UnknownModel, UsageError
+from rottrain import generate
+from rottrain.backbone import Backbone
+from rottrain.generate import RoT, at_once, in_words
+from tests.rottrain.samples import full_pass, save_variant, token_inputs
+
+QUESTIONS = [
+    "2+2?",
+    "Ann has 3 figs, finds 4. How many figs now?",
+    "Why",
+    "Ben sells 4 of his 9 nuts, then buys 8 more. How many nuts are left?",
+    "\N{GREEK SMALL LETTER PI}?",
+    "a b c",
+    "<|im_end|>",
+    "7*6=",
+]
+
+
+@pytest.fixture
+def rot(stage2_checkpoint: Path) -> RoT:
+    return RoT.from_pretrained(stage2_checkpoint, precision="float32")
+
+
+@pytest.fixture
+def copied(stage2_checkpoint: Path, tmp_path: Path) -> Path:
+    """A copy of the stage-2 checkpoint that a test may damage."""
+    return Path(shutil.copytree(stage2_checkpoint, tmp_path / "copied"))
+
+
+def next_token(backbone: Backbone, inputs_TD: Tensor) -> int:
+    return int(backbone.logits(full_pass(backbone, inputs_TD)[-1]).argmax())
+
+
+@torch.no_grad()
+def naive_reply(backbone: Backbone, inputs_TD: Tensor, max_tokens: int) -> str:
+    """Greedy decoding of one sequence, a full pass for every token."""
+    reply: list[int] = []
+    while len(reply) < max_tokens and (token := next_token(backbone, inputs_TD)) != backbone.eos_id:
+        reply.append(token)
+        inputs_TD = torch.cat([inputs_TD, token_inputs(backbone, [token])])
+    return backbone.decode(reply)
+
+
+@torch.no_grad()
+def naive_thought(rot: RoT, question: str, budget: int) -> Tensor:
+    """Prompt, begin token, latents and end token of one question, a full pass for every latent: [T, D]."""
+    inputs = token_inputs(rot.backbone, [*rot.backbone.prompt_ids(question), rot.backbone.begin_id])
+    for _ in range(budget):
+        inputs = torch.cat([inputs, rot.head(full_pass(rot.backbone, inputs)[-1])[None]])
+    return torch.cat([inputs, token_inputs(rot.backbone, [rot.backbone.end_id])])
+
+
+# Latents and answers.
+
+
+def test_latents_and_answers_are_those_of_a_loop_without_cache(rot: RoT) -> None:
+    for made in rot.generate(QUESTIONS, budget=4, max_answer_tokens=5):
+        inputs = naive_thought(rot, made.question, 4)
+        assert_close(made.latents_KD, inputs[-5:-1], rtol=1e-5, atol=1e-5)
+        assert made.reply == naive_reply(rot.backbone, inputs, 5)
+
+
+def test_the_size_of_a_batch_changes_nothing(rot: RoT) -> None:
+    alone, together = (rot.generate(QUESTIONS, budget=4, max_answer_tokens=5, batch_size=size) for size in (1, 8))
+    for one, other in zip(alone, together, strict=True):
+        assert (one.question, one.reply, one.reasoning_tokens) == (other.question, other.reply, other.reasoning_tokens)
+        assert_close(one.latents_KD, other.latents_KD, rtol=1e-5, atol=1e-5)
+
+
+def test_answers_come_in_the_order_of_the_questions(rot: RoT) -> None:
+    made = rot.generate(QUESTIONS, budget=1, max_answer_tokens=1, batch_size=3)
+    assert [generation.question for generation in made] == QUESTIONS
+
+
+@pytest.mark.parametrize("budget", [1, 2, 5])
+def test_a_budget_is_spent_exactly(rot: RoT, budget: int) -> None:
+    made = rot.generate(QUESTIONS[:2], budget=budget, max_answer_tokens=1)
+    assert [generation.reasoning_tokens for generation in made] == [budget] * 2
+    assert [generation.latents_KD.shape for generation in made] == [(budget, 192)] * 2
+
+
+def test_a_smaller_budget_thinks_the_same_latents_up_to_its_end(rot: RoT) -> None:
+    [short], [long] = (rot.generate(QUESTIONS[:1], budget=budget, max_answer_tokens=1) for budget in (2, 5))
+    assert_close(short.latents_KD, long.latents_KD[:2], rtol=1e-5, atol=1e-5)
+
+
+def test_latents_come_back_in_fp32_and_time_is_shared_among_a_batch(stage2_checkpoint: Path) -> None:
+    rot = RoT.from_pretrained(stage2_checkpoint, precision="bfloat16")
+    made = rot.generate(QUESTIONS[:3], budget=2, max_answer_tokens=1)
+    assert {generation.latents_KD.dtype for generation in made} == {torch.float32}
+    assert len({generation.seconds for generation in made}) == 1
+    assert made[0].seconds > 0
+
+
+def test_no_questions_are_no_answers(rot: RoT) -> None:
+    assert rot.generate([]) == []
+    assert in_words(rot.backbone, []) == []
+
+
+def test_answers_have_at_most_as_many_tokens_as_allowed(rot: RoT) -> None:
+    calls = scripted(rot.backbone, [[65] * 20])
+    [made] = rot.generate(QUESTIONS[:1], budget=2, max_answer_tokens=3)
+    assert made.reply == rot.backbone.decode([65] * 3)
+    assert len(calls) == 3
+
+
+def scripted(backbone: Backbone, replies: list[list[int]]) -> list[int]:
+    """Make the model say these tokens, row by row, then the end, and go on with something else; the calls made."""
+    calls: list[int] = []
+
+    def logits(hidden: Tensor) -> Tensor:
+        step = len(calls)
+        calls.append(len(hidden))
+        said = [(reply + [backbone.eos_id] + [70] * 99)[step] for reply in replies]
+        return torch.nn.functional.one_hot(torch.tensor(said), 288).float()
+
+    backbone.logits = logits
+    return calls
+
+
+def test_each_row_stops_at_its_own_end_and_the_batch_at_the_last(rot: RoT) -> None:
+    texts = ["#### 5", "", "#### 1,234"]
+    calls = scripted(rot.backbone, [rot.backbone.text_ids(text) for text in texts])
+    made = rot.generate(QUESTIONS[:3], budget=2)
+    assert [generation.reply for generation in made] == texts
+    assert calls == [3] * (len("#### 1,234") + 1)
+
+
+# Words of the base model.
+
+
+def test_reasoning_in_words_is_counted_up_to_the_answer_mark(rot: RoT) -> None:
+    texts = ["<<1+1=2>>\n#### 2", "#### 2", "so 2"]
+    scripted(rot.backbone, [rot.backbone.text_ids(text) for text in texts])
+    made = in_words(rot.backbone, QUESTIONS[:3])
+    assert [generation.reply for generation in made] == texts
+    assert [generation.reasoning_tokens for generation in made] == [len("<<1+1=2>>\n"), 0, len("so 2")]
+    assert {generation.latents_KD for generation in made} == {None}
+
+
+def test_an_answer_at_once_is_made_to_start_with_the_mark(rot: RoT) -> None:
+    scripted(rot.backbone, [rot.backbone.text_ids("2")])
+    [made] = at_once(rot.backbone, QUESTIONS[:1])
+    assert (made.reply, made.reasoning_tokens) == ("#### 2", 0)
+
+
+@pytest.mark.parametrize(("answer", "prefill"), [(in_words, ""), (at_once, "#### ")])
+def test_words_are_the_base_model_s_in_any_batch(
+    rot: RoT, backbone: Backbone, answer: Callable[..., list[generate.Generation]], prefill: str
+) -> None:
+    made = answer(rot.backbone, QUESTIONS, batch_size=3, max_tokens=5)
+    for generation in made:
+        ids = [*backbone.prompt_ids(generation.question), *backbone.text_ids(prefill)]
+        assert generation.reply == prefill + naive_reply(backbone, token_inputs(backbone, ids), 5)
+
+
+def test_the_adapter_would_have_changed_those_words(rot: RoT) -> None:
+    with_base = in_words(rot.backbone, QUESTIONS, max_tokens=5)
+    rot.backbone.base = contextlib.nullcontext
+    with_adapter = in_words(rot.backbone, QUESTIONS, max_tokens=5)
+    assert [made.reply for made in with_base] != [made.reply for made in with_adapter]
+
+
+def test_latents_are_the_adapter_s(rot: RoT, stage1_checkpoint: Path) -> None:
+    first = RoT.from_pretrained(stage1_checkpoint)
+    [with_adapter], [without] = (model.generate(QUESTIONS[:1], budget=1, max_answer_tokens=1) for model in (rot, first))
+    assert (with_adapter.latents_KD - without.latents_KD).abs().max() > 1e-3
+
+
+# Errors.
+
+
+@pytest.mark.parametrize("budget", [0, -1])
+def test_a_budget_below_one_is_refused(rot: RoT, budget: int) -> None:
+    with pytest.raises(UsageError, match=f"the budget is at least 1 latent, got {budget}"):
+        rot.generate(QUESTIONS, budget=budget)
+
+
+def test_a_batch_below_one_is_refused(rot: RoT) -> None:
+    with pytest.raises(UsageError, match="the batch size is at least 1, got 0"):
+        rot.generate(QUESTIONS, batch_size=0)
+    with pytest.raises(UsageError, match="the batch size is at least 1, got 0"):
+        in_words(rot.backbone, QUESTIONS, batch_size=0)
+
+
+def test_a_folder_that_is_no_checkpoint_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match="no finished checkpoint"):
+        RoT.from_pretrained(tmp_path)
+
+
+def test_a_base_model_of_another_width_is_refused_with_both_values(
+    stage1_checkpoint: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    narrow = save_variant(tmp_path / "narrow", width=96)
+    with pytest.raises(CheckpointError) as refusal:
+        RoT.from_pretrained(stage1_checkpoint, model=str(narrow))
+    for part in ("of width 192", f"{narrow} has 96", f"name the right one, {tiny_folder}, with --model"):
+        assert part in str(refusal.value)
+
+
+def test_another_base_model_of_the_same_width_is_refused(stage2_checkpoint: Path, tmp_path: Path) -> None:
+    other = save_variant(tmp_path / "other")
+    with pytest.raises(CheckpointError, match="was trained on another base model than other"):
+        RoT.from_pretrained(stage2_checkpoint, model=str(other))
+
+
+def test_the_base_model_may_have_moved(stage2_checkpoint: Path, copied: Path, tiny_folder: Path, rot: RoT) -> None:
+    config = json.loads((copied / "config.json").read_text())
+    (copied / "config.json").write_text(json.dumps(config | {"model": "/nowhere/model"}))
+    with pytest.raises(UnknownModel, match="unknown model '/nowhere/model'"):
+        RoT.from_pretrained(copied)
+    moved = RoT.from_pretrained(copied, model=str(tiny_folder))
+    [expected], [found] = (model.generate(QUESTIONS[:1], budget=2, max_answer_tokens=2) for model in (rot, moved))
+    assert torch.equal(found.latents_KD, expected.latents_KD)
+
+
+def without_folder(adapter: Path) -> None:
+    shutil.rmtree(adapter)
+
+
+def without_config(adapter: Path) -> None:
+    (adapter / "adapter_config.json").unlink()
+
+
+def without_weights(adapter: Path) -> None:
+    (adapter / "adapter_model.safetensors").unlink()
+
+
+def truncated(adapter: Path) -> None:
+    file = adapter / "adapter_model.safetensors"
+    file.write_bytes(file.read_bytes()[:-100])
+
+
+def lacking(adapter: Path) -> None:
+    file = adapter / "adapter_model.safetensors"
+    weights = load_file(file)
+    weights.popitem()
+    save_file(weights, file)
+
+
+def other_rank(adapter: Path) -> None:
+    file = adapter / "adapter_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"r": 3}))
+
+
+@pytest.mark.parametrize("damage", [without_folder, without_config, without_weights, truncated, lacking, other_rank])
+def test_a_damaged_adapter_is_an_error_and_never_left_out(copied: Path, damage: Callable[[Path], None]) -> None:
+    damage(copied / "adapter")
+    with pytest.raises(CheckpointError, match="adapter"):
+        RoT.from_pretrained(copied)

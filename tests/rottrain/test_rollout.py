@@ -1,0 +1,322 @@
+"""The latent loop against a naive one: each sample on its own, token by token, without cache, mask or padding.
+
+Shapes: T positions of one sequence, K latents, D embedding width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.testing import assert_close
+from transformers import DynamicCache
+
+from rottrain import rollout
+from rottrain.backbone import Backbone
+from rottrain.batches import Batch, Example
+from rottrain.config import LoraSettings, Stage1Config, Stage2Config
+from rottrain.head import ProjectionHead
+from rottrain.losses import IGNORED
+from rottrain.trainer import Learner, Stage1, Stage2
+from tests.rottrain.samples import as_batch, full_pass, random_examples, token_inputs, wake_adapter
+
+CLOSE = {"rtol": 1e-5, "atol": 1e-5}
+
+
+def opening(backbone: Backbone, example: Example) -> Tensor:
+    """Prompt and begin token of a sample as embeddings: [T, D]."""
+    return token_inputs(backbone, [*example.prompt_ids, backbone.begin_id])
+
+
+def naive_student(backbone: Backbone, head: ProjectionHead, example: Example) -> Tensor:
+    """Each latent from a full pass over all that came before, earlier latents detached: [K, D].
+
+    Without a cache the keys and values of earlier steps are made anew from the same detached inputs, so a gradient
+    reaches what a cache that is not detached would lead it to.
+    """
+    inputs = opening(backbone, example)
+    latents = []
+    for _ in example.targets_KD:
+        latents.append(head(full_pass(backbone, inputs)[-1]))
+        inputs = torch.cat([inputs, latents[-1].detach()[None]])
+    return torch.stack(latents)
+
+
+def naive_own_step(backbone: Backbone, head: ProjectionHead, example: Example) -> Tensor:
+    """The same, with what the model remembers of earlier positions held constant: [K, D]."""
+    inputs = opening(backbone, example)
+    latents = [head(full_pass(backbone, inputs)[-1])]
+    for _ in example.targets_KD[1:]:
+        cache = DynamicCache(config=backbone.model.config.text_config)
+        with torch.no_grad():
+            backbone.hidden(inputs[None], cache=cache)
+        fed = latents[-1].detach()[None]
+        latents.append(head(backbone.hidden(fed[None], cache=cache)[0, -1]))
+        inputs = torch.cat([inputs, fed])
+    return torch.stack(latents)
+
+
+def naive_teacher(backbone: Backbone, head: ProjectionHead, example: Example) -> Tensor:
+    """Each latent from one full pass over prompt and true latents: [K, D]."""
+    start = opening(backbone, example)
+    hidden = full_pass(backbone, torch.cat([start, torch.from_numpy(example.targets_KD)]))
+    return head(hidden[len(start) - 1 : -1])
+
+
+def naive_answer(backbone: Backbone, example: Example, latents_KD: Tensor) -> tuple[Tensor, list[int]]:
+    """Logits at the positions that predict end token and answer, from one full pass: ([A + 1, V], labels)."""
+    labels = [backbone.end_id, *example.answer_ids]
+    start = opening(backbone, example)
+    inputs = torch.cat([start, latents_KD, token_inputs(backbone, labels)])
+    first = len(start) + len(latents_KD) - 1
+    return backbone.logits(full_pass(backbone, inputs)[first : first + len(labels)]), labels
+
+
+def naive_loss(learner: Learner, examples: Sequence[Example], produce: Callable[..., Tensor]) -> Tensor:
+    """The loss of a step written out: sample by sample, latent by latent, token by token."""
+    total = torch.zeros(())
+    for example in examples:
+        latents = produce(learner.backbone, learner.head, example)
+        target = torch.from_numpy(example.targets_KD)
+        alignment = sum(((latents[k] - target[k]) ** 2).mean() for k in range(len(target))) / len(target)
+        logits, labels = naive_answer(learner.backbone, example, latents)
+        answer = sum(-logits[i].log_softmax(dim=0)[label] for i, label in enumerate(labels)) / len(labels)
+        total = total + learner.recipe.align_weight * alignment + learner.recipe.answer_weight * answer
+    return total / len(examples)
+
+
+def loss_and_gradients(learner: Learner, loss: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """The loss and its gradient in every parameter that learns."""
+    trained = learner.trained()
+    found = torch.autograd.grad(loss, list(trained.values()), allow_unused=True)
+    return loss.detach(), {
+        name: torch.zeros_like(value) if gradient is None else gradient
+        for (name, value), gradient in zip(trained.items(), found, strict=True)
+    }
+
+
+def assert_same_step(learner: Learner, examples: Sequence[Example], produce: Callable[..., Tensor]) -> None:
+    """A padded batch has the loss and the gradients of the naive loop, and the gradients are there."""
+    batched = loss_and_gradients(learner, learner(**as_batch(learner.backbone, examples))["loss"])
+    naive = loss_and_gradients(learner, naive_loss(learner, examples, produce))
+    assert_close(batched, naive, **CLOSE)
+    assert all(gradient.abs().max() > 1e-3 for gradient in naive[1].values())
+
+
+def stage2(backbone: Backbone, head: ProjectionHead, **recipe: Any) -> Stage2:
+    """A stage-2 learner without dropout whose adapter does something and whose latents have a loss of their own."""
+    backbone.add_adapter(LoraSettings(rank=2, dropout=0.0), train_tokens=False)
+    wake_adapter(backbone)
+    config = Stage2Config(align_weight=5.0, **recipe)
+    return Stage2(backbone, head.requires_grad_(requires_grad=False), config)
+
+
+@pytest.fixture
+def examples(backbone: Backbone) -> list[Example]:
+    return random_examples(backbone)
+
+
+@pytest.fixture
+def batch(backbone: Backbone, examples: list[Example]) -> Batch:
+    return as_batch(backbone, examples)
+
+
+def assert_rows(padded: Tensor, rows: Sequence[Tensor]) -> None:
+    """Each row of a padded tensor begins with the values of that sample."""
+    for row, expected in enumerate(rows):
+        assert_close(padded[row, : len(expected)], expected, **CLOSE)
+
+
+# Values.
+
+
+@torch.no_grad()
+def test_student_rollout_with_cache_equals_without(
+    backbone: Backbone, head: ProjectionHead, examples: list[Example], batch: Batch
+) -> None:
+    latents = rollout.student(backbone, head, batch)
+    assert latents.shape == (4, 5, backbone.width)
+    assert_rows(latents, [naive_student(backbone, head, example) for example in examples])
+
+
+@torch.no_grad()
+def test_teacher_rollout_equals_a_plain_full_pass(
+    backbone: Backbone, head: ProjectionHead, examples: list[Example], batch: Batch
+) -> None:
+    latents = rollout.teacher(backbone, head, batch)
+    assert latents.shape == (4, 5, backbone.width)
+    assert_rows(latents, [naive_teacher(backbone, head, example) for example in examples])
+
+
+@torch.no_grad()
+def test_answer_logits_equal_a_plain_full_pass(backbone: Backbone, examples: list[Example], batch: Batch) -> None:
+    logits, labels = rollout.answer_pass(backbone, batch, batch["targets_BKD"])
+    for row, example in enumerate(examples):
+        expected, expected_labels = naive_answer(backbone, example, torch.from_numpy(example.targets_KD))
+        assert_close(logits[row, : len(expected)], expected, **CLOSE)
+        assert labels[row].tolist() == expected_labels + [IGNORED] * (labels.shape[1] - len(expected_labels))
+
+
+@torch.no_grad()
+def test_the_first_latent_of_both_rollouts_is_the_same(backbone: Backbone, head: ProjectionHead, batch: Batch) -> None:
+    student, teacher = rollout.student(backbone, head, batch), rollout.teacher(backbone, head, batch)
+    assert_close(student[:, 0], teacher[:, 0], **CLOSE)
+    assert (student[:2, 1] - teacher[:2, 1]).abs().max() > 1e-3
+
+
+@torch.no_grad()
+def test_a_batch_of_single_latents_is_rolled_out(backbone: Backbone, head: ProjectionHead) -> None:
+    examples = random_examples(backbone, counts=(1, 1))
+    batch = as_batch(backbone, examples)
+    expected = torch.stack([naive_student(backbone, head, example) for example in examples])
+    assert_close(rollout.student(backbone, head, batch), expected, **CLOSE)
+    assert_close(rollout.teacher(backbone, head, batch), expected, **CLOSE)
+
+
+@torch.no_grad()
+def test_what_is_unrolled_goes_on_as_a_full_pass_would(
+    backbone: Backbone, head: ProjectionHead, examples: list[Example], batch: Batch
+) -> None:
+    thought = rollout.unroll(backbone, head, batch["prompt_ids_BP"], batch["prompt_mask_BP"], 3)
+    assert thought.cache.get_seq_length() == thought.mask_BT.shape[1] == batch["prompt_ids_BP"].shape[1] + 1 + 2
+    fed = torch.cat([thought.latents_BKD[:, -1:], token_inputs(backbone, [backbone.end_id] * 4)[:, None]], dim=1)
+    mask = torch.cat([thought.mask_BT, torch.ones(4, 2, dtype=torch.bool)], dim=1)
+    positions = (mask.long().cumsum(dim=1) - 1)[:, -2:]
+    hidden = backbone.hidden(fed, mask_BT=mask, positions_BT=positions, cache=thought.cache)
+    for row, example in enumerate(examples):
+        parts = [opening(backbone, example), thought.latents_BKD[row], token_inputs(backbone, [backbone.end_id])]
+        assert_close(hidden[row], full_pass(backbone, torch.cat(parts))[-2:], **CLOSE)
+
+
+# Padding.
+
+
+def widened(batch: Batch, *, prompt: int, latents: int, answer: int) -> Batch:
+    """The same rows with more padding, which holds values that nothing may look at."""
+    rows = len(batch["prompt_ids_BP"])
+    wide = dict(batch)
+    for name, pad, value in (("prompt_ids_BP", (prompt, 0), 7), ("answer_ids_BA", (0, answer), 7)):
+        wide[name] = torch.nn.functional.pad(batch[name], pad, value=value)
+    for name, pad in (
+        ("prompt_mask_BP", (prompt, 0)),
+        ("targets_mask_BK", (0, latents)),
+        ("answer_mask_BA", (0, answer)),
+    ):
+        wide[name] = torch.nn.functional.pad(batch[name], pad)
+    junk = torch.full((rows, latents, batch["targets_BKD"].shape[2]), 9.0)
+    wide["targets_BKD"] = torch.cat([batch["targets_BKD"], junk], dim=1)
+    return Batch(**wide)
+
+
+@pytest.mark.parametrize("mode", ["student", "teacher"])
+def test_more_padding_changes_neither_loss_nor_gradient(
+    backbone: Backbone, head: ProjectionHead, batch: Batch, mode: str
+) -> None:
+    learner = Stage1(backbone, head, Stage1Config(rollout=mode))
+    wide = widened(batch, prompt=6, latents=2, answer=3)
+    results = [loss_and_gradients(learner, learner(**given)["loss"]) for given in (batch, wide)]
+    assert_close(*results, **CLOSE)
+
+
+@torch.no_grad()
+def test_parallel_passes_take_prompts_padded_on_either_side(
+    backbone: Backbone, head: ProjectionHead, batch: Batch
+) -> None:
+    mirrored = dict(batch)
+    lengths = batch["prompt_mask_BP"].sum(dim=1)
+    for name in ("prompt_ids_BP", "prompt_mask_BP"):
+        rows = zip(batch[name], lengths.tolist(), strict=True)
+        mirrored[name] = torch.stack([row.roll(length - len(row)) for row, length in rows])
+    assert (mirrored["prompt_mask_BP"][2, 0], batch["prompt_mask_BP"][2, 0]) == (True, False)
+    for produce in (
+        lambda given: rollout.teacher(backbone, head, given),
+        lambda given: rollout.answer_pass(backbone, given, batch["targets_BKD"])[0],
+    ):
+        assert_close(produce(Batch(**mirrored))[1], produce(batch)[1], **CLOSE)
+        assert_close(produce(Batch(**mirrored))[2, :1], produce(batch)[2, :1], **CLOSE)
+
+
+@torch.no_grad()
+def test_rows_are_joined_without_gaps_around_begin_and_end_token(
+    backbone: Backbone, examples: list[Example], batch: Batch
+) -> None:
+    joined = rollout.join(backbone, batch, batch["targets_BKD"], answer=True)
+    for row, example in enumerate(examples):
+        begin = len(example.prompt_ids)
+        expected = torch.cat(
+            [
+                token_inputs(backbone, [*example.prompt_ids, backbone.begin_id]),
+                torch.from_numpy(example.targets_KD),
+                token_inputs(backbone, [backbone.end_id, *example.answer_ids]),
+            ]
+        )
+        assert torch.equal(joined.inputs_BTD[row, : len(expected)], expected)
+        assert (joined.begin_B1[row].item(), joined.end_B1[row].item()) == (begin, begin + 1 + len(example.targets_KD))
+    longest = max(len(e.prompt_ids) + len(e.targets_KD) + len(e.answer_ids) for e in examples) + 2
+    assert joined.inputs_BTD.shape[1] == longest
+
+
+def test_a_window_repeats_the_last_value_past_the_end() -> None:
+    values = torch.arange(8.0).view(2, 4, 1)
+    assert rollout.window(values, torch.tensor([[0], [2]]), 3)[..., 0].tolist() == [[0, 1, 2], [6, 7, 7]]
+
+
+# Steps: loss and gradients.
+
+
+def test_a_stage_1_student_step_equals_the_naive_loop(
+    backbone: Backbone, head: ProjectionHead, examples: list[Example]
+) -> None:
+    learner = Stage1(backbone, head, Stage1Config())
+    assert {name.partition(".")[0] for name in learner.trained()} == {"head"}
+    assert_same_step(learner, examples, naive_student)
+
+
+def test_a_stage_1_teacher_step_equals_the_naive_loop(
+    backbone: Backbone, head: ProjectionHead, examples: list[Example]
+) -> None:
+    assert_same_step(Stage1(backbone, head, Stage1Config(rollout="teacher")), examples, naive_teacher)
+
+
+def test_a_stage_2_student_step_equals_the_naive_loop(
+    backbone: Backbone, head: ProjectionHead, examples: list[Example]
+) -> None:
+    learner = stage2(backbone, head)
+    assert all("lora_" in name for name in learner.trained())
+    assert_same_step(learner, examples, naive_student)
+
+
+def test_a_stage_2_student_step_without_cache_gradient_equals_the_loop_with_constant_memory(
+    backbone: Backbone, head: ProjectionHead, examples: list[Example]
+) -> None:
+    assert_same_step(stage2(backbone, head, cache_gradient=False), examples, naive_own_step)
+
+
+def test_a_stage_2_teacher_step_equals_the_naive_loop(
+    backbone: Backbone, head: ProjectionHead, examples: list[Example]
+) -> None:
+    assert_same_step(stage2(backbone, head, rollout="teacher"), examples, naive_teacher)
+
+
+def test_the_cache_passes_gradients_on_only_where_asked(
+    backbone: Backbone, head: ProjectionHead, examples: list[Example]
+) -> None:
+    learner = stage2(backbone, head)
+    batch = as_batch(backbone, examples)
+    results = {}
+    for gradient in ("through-cache", "own-step"):
+        latents = rollout.student(backbone, head, batch, gradient=gradient)
+        results[gradient] = loss_and_gradients(learner, latents.square().mean())
+    (value, through), (same_value, own) = results.values()
+    assert_close(value, same_value, **CLOSE)
+    name = next(name for name in own if "k_proj" in name)
+    assert (through[name] - own[name]).abs().max() > 1e-3 * through[name].abs().max()
+
+
+def test_fed_back_latents_are_detached(backbone: Backbone, head: ProjectionHead, batch: Batch) -> None:
+    latents = rollout.student(backbone, head, batch)
+    expected = torch.autograd.grad(latents[:, -1].sum(), head.leave.bias)[0]
+    assert torch.equal(expected, torch.full_like(expected, 4.0))

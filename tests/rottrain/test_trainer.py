@@ -1,0 +1,590 @@
+"""Runs of both stages: what learns, what stays, how a stopped run goes on, and what is refused."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import signal
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from rotdata import pipeline
+from rotdata.corpora import Source
+from rotdata.encoders import load_encoder
+from rotdata.errors import (
+    CheckpointError,
+    Interrupted,
+    OutputOccupied,
+    ShardMismatch,
+    TrainingError,
+    UnknownModel,
+    UsageError,
+)
+from rotdata.models import find_model
+from rotdata.strips import StripStyle
+from rottrain import checkpoints, trainer
+from rottrain.backbone import Backbone
+from rottrain.checkpoints import CONFIG, HEAD, TOKEN_ROWS
+from rottrain.config import HeadConfig, LoraSettings, Stage1Config, Stage2Config
+from rottrain.generate import RoT
+from rottrain.head import ProjectionHead
+from rottrain.trainer import (
+    RUN,
+    Outcome,
+    Stage1,
+    Stage2,
+    StageTrainer,
+    complete_states,
+    load_backbone,
+    run_stage1,
+    run_stage2,
+)
+from tests.helpers import contents, write_jsonl
+from tests.rottrain.samples import as_batch, copy_model, random_examples, save_variant
+from tests.tinymodel import save_tiny
+
+HEAD_16 = HeadConfig(hidden=16)
+Run = Callable[..., Outcome]
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def first(embedded: Path, tiny_folder: Path) -> Run:
+    """Stage 1 on the toy shards: two epochs of three steps."""
+
+    def run(out: Path, *, resume: str = "auto", limit: int | None = None, **recipe: Any) -> Outcome:
+        defaults = {"rollout": "teacher", "batch_size": 4, "epochs": 2, "lr": 1e-2, "head": HEAD_16, "log_steps": 1}
+        config = Stage1Config(**defaults | recipe)
+        return run_stage1(embedded, str(tiny_folder), out, config, resume=resume, limit=limit)
+
+    return run
+
+
+@pytest.fixture
+def second(embedded: Path, tiny_folder: Path, stage1_checkpoint: Path) -> Run:
+    """Stage 2 on the toy shards, with dropout: two epochs of three steps."""
+
+    def run(
+        out: Path, *, start: Path = stage1_checkpoint, model: Path = tiny_folder, shards: Path = embedded, **recipe: Any
+    ) -> Outcome:
+        lora = LoraSettings(rank=2, dropout=0.2)
+        defaults = {"rollout": "teacher", "batch_size": 4, "epochs": 2, "lr": 1e-2, "lora": lora, "log_steps": 1}
+        return run_stage2(shards, str(model), start, out, Stage2Config(**defaults | recipe))
+
+    return run
+
+
+class Crash(Exception):
+    """Something that ends a process without warning."""
+
+
+@pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Do something while a given step is computed, once."""
+    compute_loss = StageTrainer.compute_loss
+    planned: dict[int, Callable[[], None]] = {}
+
+    def acting(self: StageTrainer, *arguments: Any, **options: Any) -> Any:
+        planned.pop(self.state.global_step + 1, lambda: None)()
+        return compute_loss(self, *arguments, **options)
+
+    monkeypatch.setattr(StageTrainer, "compute_loss", acting)
+    return planned.__setitem__
+
+
+def terminate() -> None:
+    signal.raise_signal(signal.SIGTERM)
+
+
+def crash() -> None:
+    raise Crash
+
+
+@pytest.fixture
+def steps(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[float]]]:
+    """(step, a number for each of its rows) of every batch computed while the test runs."""
+    seen: list[tuple[int, list[float]]] = []
+    compute_loss = StageTrainer.compute_loss
+
+    def noting(self: StageTrainer, model: Any, inputs: Any, *arguments: Any, **options: Any) -> Any:
+        seen.append((self.state.global_step + 1, inputs["targets_BKD"].double().sum(dim=(1, 2)).tolist()))
+        return compute_loss(self, model, inputs, *arguments, **options)
+
+    monkeypatch.setattr(StageTrainer, "compute_loss", noting)
+    return seen
+
+
+@pytest.fixture
+def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Backbone]:
+    """The backbones that runs have loaded and trained with."""
+    backbones: list[Backbone] = []
+
+    def note(*arguments: Any) -> Backbone:
+        backbones.append(load_backbone(*arguments))
+        return backbones[-1]
+
+    monkeypatch.setattr(trainer, "load_backbone", note)
+    return backbones
+
+
+def base_weights(backbone: Backbone) -> dict[str, Tensor]:
+    """The language model's own weights, an adapter's left out."""
+    return {
+        name.replace(".base_layer", ""): value
+        for name, value in backbone.model.state_dict().items()
+        if "lora_" not in name
+    }
+
+
+def assert_equal_weights(left: dict[str, Tensor], right: dict[str, Tensor]) -> None:
+    assert left.keys() == right.keys()
+    assert [name for name in left if not torch.equal(left[name], right[name])] == []
+
+
+# What learns.
+
+
+def test_a_few_steps_of_stage_1_lower_the_loss(first: Run, tmp_path: Path) -> None:
+    short, long = first(tmp_path / "short", max_steps=1), first(tmp_path / "long", max_steps=12)
+    assert (short.steps, long.steps) == (1, 12)
+    assert long.loss < 0.8 * short.loss
+
+
+def test_a_few_steps_of_stage_2_lower_the_loss(second: Run, tmp_path: Path) -> None:
+    short, long = second(tmp_path / "short", max_steps=1), second(tmp_path / "long", max_steps=8)
+    assert long.loss < 0.8 * short.loss
+
+
+def test_stage_1_changes_the_head_and_nothing_else(
+    first: Run, tmp_path: Path, loaded: list[Backbone], backbone: Backbone
+) -> None:
+    first(tmp_path / "one", max_steps=1)
+    first(tmp_path / "two", max_steps=2)
+    one, two = (load_file(tmp_path / name / HEAD) for name in ("one", "two"))
+    assert not [name for name in one if torch.equal(one[name], two[name])]
+    assert_equal_weights(base_weights(loaded[1]), base_weights(backbone))
+    assert loaded[1].adapter is None
+
+
+def test_stage_2_changes_the_adapter_and_nothing_else(
+    second: Run, out: Path, loaded: list[Backbone], backbone: Backbone, stage1_checkpoint: Path
+) -> None:
+    second(out, max_steps=2)
+    assert_equal_weights(base_weights(loaded[0]), base_weights(backbone))
+    for name in (HEAD, TOKEN_ROWS):
+        assert (out / name).read_bytes() == (stage1_checkpoint / name).read_bytes()
+    adapter = load_file(out / "adapter" / "adapter_model.safetensors")
+    assert not [name for name, value in adapter.items() if not value.any()]
+
+
+def test_begin_and_end_rows_learn_where_asked_and_are_found_again(
+    second: Run, out: Path, loaded: list[Backbone], backbone: Backbone
+) -> None:
+    second(out, train_tokens=True, max_steps=2)
+    assert (loaded[0].token_rows() - backbone.token_rows()).abs().min(dim=1).values.max() > 0
+    found = RoT.from_pretrained(out).backbone.token_rows()
+    assert torch.equal(found, loaded[0].token_rows())
+    assert torch.equal(found, load_file(out / TOKEN_ROWS)["token_rows"])
+
+
+def test_stage_1_leaves_the_language_model_in_inference_mode(backbone: Backbone, head: ProjectionHead) -> None:
+    learner = Stage1(backbone, head, Stage1Config()).train()
+    assert learner.head.training
+    assert not learner.language.training
+
+
+def test_stage_2_drops_out_only_while_it_trains(backbone: Backbone, head: ProjectionHead) -> None:
+    backbone.add_adapter(LoraSettings(rank=2, dropout=0.5), train_tokens=False)
+    learner = Stage2(backbone, head.requires_grad_(requires_grad=False), Stage2Config(rollout="teacher"))
+    with torch.no_grad():
+        for name, value in learner.trained().items():
+            value.normal_(std=0.1 if "lora_B" in name else 1.0)
+        batch = as_batch(backbone, random_examples(backbone))
+        trained, evaluated = ([learner.train(mode)(**batch)["loss"] for _ in range(2)] for mode in (True, False))
+    assert trained[0] != trained[1]
+    assert evaluated[0] == evaluated[1]
+
+
+def test_every_row_is_seen_once_an_epoch_and_the_order_changes(first: Run, out: Path, steps: list[Any]) -> None:
+    first(out)
+    epochs = [[row for step, rows in steps if (step > 3) is later for row in rows] for later in (False, True)]
+    assert [step for step, _ in steps] == [1, 2, 3, 4, 5, 6]
+    assert len(set(epochs[0])) == 10
+    assert epochs[0] != epochs[1]
+    assert sorted(epochs[0]) == sorted(epochs[1])
+
+
+def test_a_limit_keeps_to_the_first_rows(first: Run, out: Path, steps: list[Any]) -> None:
+    assert first(out, limit=5).steps == 4
+    assert len({row for _, rows in steps for row in rows}) == 5
+
+
+def test_batches_are_averaged_into_one_step(first: Run, out: Path, steps: list[Any]) -> None:
+    assert first(out, accumulate=3).steps == 2
+    assert [step for step, _ in steps] == [1, 1, 1, 2, 2, 2]
+
+
+def test_both_stages_train_in_bfloat16(first: Run, second: Run, tmp_path: Path, loaded: list[Backbone]) -> None:
+    first(tmp_path / "one", precision="bfloat16", rollout="student", max_steps=1)
+    second(tmp_path / "two", start=tmp_path / "one", precision="bfloat16", rollout="student", max_steps=1)
+    assert [backbone.dtype for backbone in loaded] == [torch.bfloat16] * 2
+    for file in (tmp_path / "one" / HEAD, tmp_path / "two" / "adapter" / "adapter_model.safetensors"):
+        assert {value.dtype for value in load_file(file).values()} == {torch.float32}
+
+
+def test_a_model_with_a_full_table_and_its_own_head_goes_through_both_stages(
+    short_strips: Path, tmp_path: Path
+) -> None:
+    model = save_variant(tmp_path / "model", tied=False, vocab_size=263)
+    pipeline.embed(short_strips, load_encoder(find_model(str(model)), device="cpu"), tmp_path / "embedded")
+    recipe = {"rollout": "teacher", "batch_size": 4, "max_steps": 1}
+    shards = tmp_path / "embedded"
+    run_stage1(shards, str(model), tmp_path / "one", Stage1Config(head=HEAD_16, **recipe))
+    config = Stage2Config(train_tokens=True, lora=LoraSettings(rank=2), **recipe)
+    run_stage2(shards, str(model), tmp_path / "one", tmp_path / "two", config)
+    [made] = RoT.from_pretrained(tmp_path / "two").generate(["2+2?"], budget=2, max_answer_tokens=2)
+    assert made.reasoning_tokens == 2
+
+
+# Stopping and resuming.
+
+
+def test_a_stopped_run_leaves_a_complete_state_and_exits_130(
+    first: Run, out: Path, at_step: Callable[..., None]
+) -> None:
+    handlers = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)]
+    at_step(4, terminate)
+    with pytest.raises(Interrupted, match="stopped at step 4 of 6; the same command resumes") as stop:
+        first(out)
+    assert stop.value.exit_code == 130
+    assert [state.name for state in complete_states(out)] == ["checkpoint-4"]
+    assert {path.name for path in out.iterdir()} == {RUN, "checkpoint-4"}
+    assert [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)] == handlers
+
+
+def test_a_state_holds_no_frozen_weight(second: Run, out: Path, at_step: Callable[..., None]) -> None:
+    at_step(1, terminate)
+    with pytest.raises(Interrupted):
+        second(out)
+    state = out / "checkpoint-1"
+    assert [file.name for file in state.glob("*.safetensors")] == ["trained.safetensors"]
+    assert all("lora_" in name for name in load_file(state / "trained.safetensors"))
+    assert sum(file.stat().st_size for file in state.iterdir()) < 2_000_000
+
+
+RUNS = {
+    "stage1": ("first", {}),
+    "stage1-student-accumulated": ("first", {"rollout": "student", "accumulate": 2, "epochs": 3}),
+    "stage2-dropout": ("second", {}),
+    "stage2-student-scheduled": (
+        "second",
+        {"rollout": "student", "scheduler": "cosine", "warmup_steps": 2, "train_tokens": True},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_a_run_that_was_stopped_twice_equals_one_that_never_was(
+    name: str, request: pytest.FixtureRequest, tmp_path: Path, at_step: Callable[..., None]
+) -> None:
+    fixture, recipe = RUNS[name]
+    run: Run = request.getfixturevalue(fixture)
+    straight = run(tmp_path / "straight", **recipe)
+    for step in (2, 4):
+        at_step(step, terminate)
+        with pytest.raises(Interrupted):
+            run(tmp_path / "stopped", **recipe)
+    resumed = run(tmp_path / "stopped", **recipe)
+    assert (resumed.steps, resumed.loss) == (straight.steps, straight.loss)
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "straight")
+
+
+def test_a_run_that_crashed_goes_on_from_its_last_saved_state(
+    first: Run, tmp_path: Path, at_step: Callable[..., None], steps: list[Any]
+) -> None:
+    straight = first(tmp_path / "straight")
+    at_step(6, crash)
+    with pytest.raises(Crash):
+        first(tmp_path / "crashed", save_steps=2)
+    assert [state.name for state in complete_states(tmp_path / "crashed")] == ["checkpoint-2", "checkpoint-4"]
+    steps.clear()
+    assert first(tmp_path / "crashed").loss == straight.loss
+    assert [step for step, _ in steps] == [5, 6]
+    assert contents(tmp_path / "crashed") == contents(tmp_path / "straight")
+
+
+def test_a_state_without_its_complete_file_is_ignored(
+    first: Run, tmp_path: Path, at_step: Callable[..., None], steps: list[Any]
+) -> None:
+    first(tmp_path / "straight")
+    at_step(5, crash)
+    with pytest.raises(Crash):
+        first(tmp_path / "crashed", save_steps=2)
+    (tmp_path / "crashed" / "checkpoint-4" / "COMPLETE").unlink()
+    (tmp_path / "crashed" / "checkpoint-5").mkdir()
+    (tmp_path / "crashed" / "checkpoint-5" / "trained.safetensors").write_bytes(b"half")
+    steps.clear()
+    first(tmp_path / "crashed")
+    assert [step for step, _ in steps] == [3, 4, 5, 6]
+    assert contents(tmp_path / "crashed") == contents(tmp_path / "straight")
+
+
+def test_the_last_two_states_are_kept(first: Run, out: Path, at_step: Callable[..., None]) -> None:
+    at_step(5, crash)
+    with pytest.raises(Crash):
+        first(out, save_steps=1)
+    assert {path.name for path in out.iterdir()} == {RUN, "checkpoint-3", "checkpoint-4"}
+
+
+def test_a_run_that_crashed_after_its_last_step_is_only_finished(
+    first: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: list[Any]
+) -> None:
+    straight = first(tmp_path / "straight")
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "save", lambda *_: crash())
+        with pytest.raises(Crash):
+            first(tmp_path / "crashed", save_steps=3)
+    steps.clear()
+    assert first(tmp_path / "crashed").loss == straight.loss
+    assert steps == []
+    assert contents(tmp_path / "crashed") == contents(tmp_path / "straight")
+
+
+def test_resume_never_starts_anew(first: Run, tmp_path: Path, at_step: Callable[..., None], steps: list[Any]) -> None:
+    first(tmp_path / "straight")
+    at_step(4, terminate)
+    with pytest.raises(Interrupted):
+        first(tmp_path / "stopped")
+    steps.clear()
+    first(tmp_path / "stopped", resume="never")
+    assert [step for step, _ in steps] == [1, 2, 3, 4, 5, 6]
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "straight")
+
+
+def test_resume_takes_the_state_that_it_is_given(
+    first: Run, tmp_path: Path, at_step: Callable[..., None], steps: list[Any]
+) -> None:
+    first(tmp_path / "straight")
+    at_step(5, crash)
+    with pytest.raises(Crash):
+        first(tmp_path / "crashed", save_steps=2)
+    steps.clear()
+    first(tmp_path / "crashed", resume=str(tmp_path / "crashed" / "checkpoint-2"))
+    assert [step for step, _ in steps] == [3, 4, 5, 6]
+    assert contents(tmp_path / "crashed") == contents(tmp_path / "straight")
+
+
+def test_a_state_that_is_not_there_is_an_error_that_lists_those_that_are(
+    first: Run, out: Path, at_step: Callable[..., None]
+) -> None:
+    at_step(2, terminate)
+    with pytest.raises(Interrupted):
+        first(out)
+    with pytest.raises(CheckpointError, match="checkpoint-9 is no complete training state; .* there are: checkpoint-2"):
+        first(out, resume=str(out / "checkpoint-9"))
+
+
+def test_a_state_of_other_weights_is_refused(
+    first: Run, second: Run, tmp_path: Path, at_step: Callable[..., None]
+) -> None:
+    at_step(2, terminate)
+    with pytest.raises(Interrupted):
+        second(tmp_path / "other")
+    with pytest.raises(CheckpointError, match="holds other weights than this run trains"):
+        first(tmp_path / "out", resume=str(tmp_path / "other" / "checkpoint-2"))
+
+
+def test_a_finished_run_returns_at_once(first: Run, out: Path, steps: list[Any]) -> None:
+    done = first(out, max_steps=2)
+    before = contents(out)
+    steps.clear()
+    again = first(out, max_steps=2)
+    assert (again.steps, again.loss, again.checkpoint) == (done.steps, done.loss, str(out))
+    assert steps == []
+    assert contents(out) == before
+
+
+def test_what_a_run_killed_while_it_tidied_up_has_left_is_removed(first: Run, out: Path) -> None:
+    first(out, max_steps=1)
+    before = contents(out)
+    (out / RUN).write_text("{}")
+    (out / "checkpoint-1").mkdir()
+    first(out, max_steps=1)
+    assert contents(out) == before
+    assert not (out / "checkpoint-1").exists()
+
+
+# What a folder may hold.
+
+
+@pytest.mark.parametrize(
+    ("changes", "names"),
+    [
+        ({"lr": 2e-2}, "recipe"),
+        ({"seed": 1}, "recipe"),
+        ({"head": HeadConfig(hidden=17)}, "recipe"),
+        ({"limit": 9}, "limit"),
+        ({"limit": 9, "max_steps": 3}, "limit, recipe"),
+    ],
+)
+@pytest.mark.parametrize("finished", [True, False])
+def test_a_changed_run_is_refused(
+    first: Run, out: Path, at_step: Callable[..., None], finished: bool, changes: dict[str, Any], names: str
+) -> None:
+    if finished:
+        first(out, max_steps=2)
+    else:
+        at_step(1, terminate)
+        with pytest.raises(Interrupted):
+            first(out, max_steps=2)
+    before = contents(out)
+    with pytest.raises(OutputOccupied, match=f"holds a run with another {names}: choose another --out"):
+        first(out, **{"max_steps": 2} | changes)
+    assert contents(out) == before
+
+
+def test_saving_and_logging_may_change_between_a_run_and_its_resumption(
+    first: Run, out: Path, at_step: Callable[..., None]
+) -> None:
+    at_step(2, terminate)
+    with pytest.raises(Interrupted):
+        first(out)
+    assert first(out, save_steps=2, log_steps=3).steps == 6
+
+
+def test_another_stage_in_the_folder_is_refused(first: Run, second: Run, out: Path) -> None:
+    first(out, max_steps=1)
+    with pytest.raises(OutputOccupied, match="holds a run with another recipe, stage, start"):
+        second(out, max_steps=1)
+
+
+def test_foreign_files_are_refused_and_left_alone(first: Run, out: Path) -> None:
+    out.mkdir()
+    (out / "thesis.tex").write_text("\\title{}")
+    with pytest.raises(OutputOccupied, match="holds files that are no training run"):
+        first(out)
+    assert contents(out) == {"thesis.tex": b"\\title{}"}
+
+
+# What does not fit.
+
+
+def test_shards_of_another_width_are_refused_with_both_values(
+    toy_embeddings: Path, tiny_folder: Path, out: Path
+) -> None:
+    with pytest.raises(ShardMismatch) as refusal:
+        run_stage1(toy_embeddings, str(tiny_folder), out, Stage1Config())
+    for part in ("have D=4 (made by stand-in)", "tiny-random has 192", f"rotdata embed --model {tiny_folder}"):
+        assert part in str(refusal.value)
+    assert not out.exists()
+
+
+def test_shards_of_another_tower_are_refused_with_both_values(embedded: Path, tmp_path: Path) -> None:
+    other = save_tiny(tmp_path / "other", seed=7)
+    theirs = trainer.EmbeddingShards(embedded).manifest.encoder["tower_sha256"]
+    ours = trainer.tower_sha256(find_model(str(other)))
+    with pytest.raises(ShardMismatch) as refusal:
+        run_stage1(embedded, str(other), tmp_path / "out", Stage1Config())
+    assert ours != theirs
+    assert f"a vision tower {theirs[:12]} (tiny-random)" in str(refusal.value)
+    assert f"has {ours[:12]}: embed the strips again" in str(refusal.value)
+
+
+def test_stage_2_refuses_shards_of_another_encoding_than_stage_1(
+    second: Run, tiny_folder: Path, tmp_path: Path, stage1_checkpoint: Path, embedded: Path
+) -> None:
+    style = StripStyle(padding_px=8)
+    pipeline.render(Source(location="toy", corpus="toy", limit=2), style, tmp_path / "strips")
+    pipeline.embed(tmp_path / "strips", load_encoder(find_model(str(tiny_folder)), device="cpu"), tmp_path / "shards")
+    values = [trainer.EmbeddingShards(path).manifest.encoding_fingerprint for path in (embedded, tmp_path / "shards")]
+    with pytest.raises(ShardMismatch) as refusal:
+        second(tmp_path / "out", shards=tmp_path / "shards")
+    assert all(value[:12] in str(refusal.value) for value in values)
+
+
+def test_shards_without_rows_are_refused(first: Run, tiny_folder: Path, tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "rows.jsonl", [{"question": "q", "cot": "m" * 500, "answer": "7"}])
+    pipeline.render(Source(location=str(file), corpus="jsonl"), StripStyle(), tmp_path / "strips", max_latents=3)
+    pipeline.embed(tmp_path / "strips", load_encoder(find_model(str(tiny_folder)), device="cpu"), tmp_path / "shards")
+    with pytest.raises(ShardMismatch, match="holds no rows to train on"):
+        run_stage1(tmp_path / "shards", str(tiny_folder), tmp_path / "out", Stage1Config())
+
+
+def test_a_limit_below_one_is_refused(first: Run, out: Path) -> None:
+    with pytest.raises(UsageError, match="at least 1, got 0"):
+        first(out, limit=0)
+
+
+def test_an_unknown_model_is_refused(embedded: Path, out: Path) -> None:
+    with pytest.raises(UnknownModel, match="unknown model 'gpt'"):
+        run_stage1(embedded, "gpt", out, Stage1Config())
+
+
+def test_stage_2_needs_a_stage_1_checkpoint(second: Run, tmp_path: Path, stage2_checkpoint: Path) -> None:
+    with pytest.raises(CheckpointError, match="no finished checkpoint in .*absent"):
+        second(tmp_path / "out", start=tmp_path / "absent")
+    with pytest.raises(CheckpointError, match="is a stage2 checkpoint: stage 2 starts --from one of stage 1"):
+        second(tmp_path / "out", start=stage2_checkpoint)
+
+
+def test_a_stage_1_run_that_is_not_finished_is_no_checkpoint(
+    first: Run, second: Run, tmp_path: Path, at_step: Callable[..., None]
+) -> None:
+    at_step(1, terminate)
+    with pytest.raises(Interrupted):
+        first(tmp_path / "stopped")
+    with pytest.raises(CheckpointError, match="no finished checkpoint"):
+        second(tmp_path / "out", start=tmp_path / "stopped")
+
+
+def test_stage_2_refuses_a_damaged_head(second: Run, tmp_path: Path, stage1_checkpoint: Path) -> None:
+    damaged = Path(shutil.copytree(stage1_checkpoint, tmp_path / "damaged"))
+    (damaged / HEAD).write_bytes((damaged / HEAD).read_bytes()[:-100])
+    with pytest.raises(CheckpointError, match="does not hold the head"):
+        second(tmp_path / "out", start=damaged)
+    assert not (tmp_path / "out").exists()
+
+
+def test_stage_2_refuses_another_language_model_behind_the_same_tower(
+    second: Run, tmp_path: Path, tiny_folder: Path
+) -> None:
+    other = copy_model(tiny_folder, tmp_path / "other")
+    weights = load_file(other / "model.safetensors")
+    weights["model.language_model.embed_tokens.weight"] *= 2
+    save_file(weights, other / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match="was trained on another base model than other"):
+        second(tmp_path / "out", model=other)
+
+
+@pytest.mark.filterwarnings("ignore:An input tensor was not:UserWarning")
+def test_a_loss_that_is_not_finite_stops_the_run(first: Run, out: Path) -> None:
+    with pytest.raises(TrainingError, match="the loss of step 2 is (nan|inf): lower --lr"):
+        first(out, lr=1e30)
+    assert not (out / CONFIG).exists()
+
+
+def test_the_run_s_request_stands_in_its_folder_until_it_is_finished(
+    first: Run, out: Path, at_step: Callable[..., None]
+) -> None:
+    at_step(1, terminate)
+    with pytest.raises(Interrupted):
+        first(out, limit=9)
+    asked = json.loads((out / RUN).read_text())
+    first(out, limit=9)
+    assert not (out / RUN).exists()
+    assert checkpoints.load_config(out).run == asked
+    assert (asked["stage"], asked["limit"], asked["recipe"]["head"]) == (
+        "stage1",
+        9,
+        {"hidden": 16, "activation": "swiglu"},
+    )
