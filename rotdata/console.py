@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import sys
 from typing import Any
 
@@ -29,6 +30,8 @@ def say(message: str) -> None:
 def run_app(app: typer.Typer) -> None:
     """Run a command line; errors of ours become one line on stderr and their exit code, never a traceback."""
     try:
+        # Until a command that can save its work listens itself, being told to stop is an interruption like Ctrl-C.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
         app()
     except RotError as error:
         say(f"error: {error}")

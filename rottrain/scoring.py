@@ -6,6 +6,8 @@ import re
 from fractions import Fraction
 from typing import Literal
 
+from rotdata.corpora import last_boxed
+
 Kind = Literal["number", "math"]
 
 _PLAIN = r"(?:\d{1,3}(?:,\d{3})+(?:\.\d+)?|\d+(?:\.\d+)?|\.\d+)"
@@ -23,10 +25,12 @@ _LOOSE_FRAC = re.compile(rf"\\[dt]?frac{_ARGUMENT}{_ARGUMENT}")
 
 
 def extract(reply: str) -> str:
-    """The final answer of a reply: the first line of text after its last "####", else its last number."""
+    r"""The final answer of a reply: the first line of text after its last "####", else its last \boxed, else number."""
     _, found, rest = reply.rpartition("####")
     if found:
         return rest.strip().split("\n", 1)[0].strip()
+    if boxed := last_boxed(reply):
+        return boxed
     numbers = _LAST_NUMBER.findall(reply)
     return numbers[-1].rstrip(",") if numbers else ""
 

@@ -335,3 +335,11 @@ def test_reading_commands_change_nothing(run_rotdata: Run, toy_strips: Path) -> 
     before = contents(toy_strips)
     run_rotdata("verify", toy_strips)
     assert contents(toy_strips) == before
+
+
+def test_sigterm_before_any_work_is_an_interruption() -> None:
+    code = "import os, signal, typer; from rotdata.console import run_app; app = typer.Typer()\n"
+    code += "@app.command()\ndef wait() -> None: os.kill(os.getpid(), signal.SIGTERM)\nrun_app(app)"
+    done = subprocess.run([sys.executable, "-c", code], check=False, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 130
+    assert "Traceback" not in done.stderr

@@ -213,3 +213,8 @@ def test_any_reply_gives_one_line(reply: str) -> None:
 def test_a_long_reply_of_digits_and_commas_is_read_quickly() -> None:
     assert extract("1," * 20_000 + "x") != ""
     assert to_number("1," * 20_000) is None
+
+
+def test_a_boxed_answer_is_taken_before_the_last_number() -> None:
+    assert extract(r"So 3 + 4 is \boxed{\frac{7}{1}} in 2 steps.") == r"\frac{7}{1}"
+    assert extract(r"\boxed{5} but #### 6") == "6"
