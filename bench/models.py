@@ -20,7 +20,6 @@ def model_8x512() -> ModelFolder:
     text, vision = config.text_config, config.vision_config
     text.num_hidden_layers, text.hidden_size, text.intermediate_size = 8, 512, 1536
     text.num_attention_heads = text.num_key_value_heads = 16
-    text.layer_types = None
     vision.depth, vision.hidden_size, vision.intermediate_size, vision.num_heads = 8, 512, 2048, 8
     vision.out_hidden_size = 512
     torch.manual_seed(0)
