@@ -7,7 +7,6 @@ at most.
 
 from __future__ import annotations
 
-import io
 import re
 import signal
 import time
@@ -22,13 +21,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
-from PIL import Image
 from tqdm import tqdm
 
 from rotdata import corpora, shards
 from rotdata.errors import Interrupted, OutputOccupied, ShardMismatch, UsageError
 from rotdata.patches import calls
-from rotdata.strips import MissingGlyph, Renderer, Strip, StripStyle, renderer
+from rotdata.strips import MissingGlyph, Renderer, Strip, StripStyle, decode_png, encode_png, renderer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -38,7 +36,6 @@ if TYPE_CHECKING:
 DEFAULT_ROWS_PER_SHARD = 1000
 DEFAULT_MAX_LATENTS = 4096
 DEFAULT_PATCHES_PER_CALL = 8192
-_PNG_LEVEL = 1  # zlib's fastest: strips are mostly blank, higher levels cost twice the time for a tenth of the bytes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -225,19 +222,6 @@ def _embed_shard(table: pa.Table, encoder: Encoder, schema: pa.Schema, patches_p
 def _batches(rows: Iterator[corpora.Row | corpora.Reject], size: int) -> Iterator[list[corpora.Row | corpora.Reject]]:
     while batch := list(islice(rows, size)):
         yield batch
-
-
-def encode_png(pixels: NDArray[np.uint8]) -> bytes:
-    """A grey picture as PNG."""
-    stream = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(pixels)).save(stream, "PNG", compress_level=_PNG_LEVEL)
-    return stream.getvalue()
-
-
-def decode_png(content: bytes) -> NDArray[np.uint8]:
-    """The grey pixels [H, W] of a PNG of ours."""
-    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-        return np.asarray(image.convert("L"))
 
 
 def _run(out: Path, manifest: shards.Manifest, make: Callable[[int], _Made], *, overwrite: bool, verb: str) -> float:

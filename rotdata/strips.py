@@ -30,7 +30,7 @@ _REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _BOX = "\N{WHITE SQUARE}"
 _VARIATION_SELECTORS = frozenset(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
 _MAX_REACH_PX = 3  # how far a glyph's ink may leave its own columns before its text is drawn glyph by glyph
-_PNG_LEVEL = 1  # zlib's fastest: blank columns compress well at any level
+_PNG_LEVEL = 1  # zlib's fastest
 _MAX_CELLS = 100_000  # some 50 MB; beyond it the cells are dropped and made again as needed
 _MAX_WORDS_BYTES = 128 << 20  # the same, for words
 

@@ -24,9 +24,8 @@ from rotdata.corpora import Row, Source, read
 from rotdata.encoders import load_encoder
 from rotdata.errors import Interrupted, OutputOccupied, ShardError, ShardMismatch, SourceError, UsageError
 from rotdata.models import find_model
-from rotdata.pipeline import decode_png, encode_png
 from rotdata.shards import MANIFEST, REJECTS, EmbeddingShards, Manifest, read_rejects, verify
-from rotdata.strips import StripStyle, render
+from rotdata.strips import StripStyle, decode_png, encode_png, render
 from tests.helpers import REPOSITORY, StandInEncoder, contents, write_jsonl
 
 STYLE = StripStyle()
