@@ -306,7 +306,7 @@ class EmbeddingShards:
             size = path.stat().st_size
             if size != entry.bytes:
                 raise ShardError(
-                    f"{path} has {size} bytes, its manifest says {entry.bytes}: embed again into a new folder"
+                    f"{path} has {size} bytes, its manifest says {entry.bytes}: the same `rotdata embed` makes it anew"
                 )
             metadata = pq.read_metadata(path)
         except (OSError, pa.ArrowException) as error:
