@@ -20,12 +20,12 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 -- torch's own name for it
 
 from rotdata.errors import UnknownModel
 from rotdata.models import ModelFolder
-from rotdata.patches import PatchGeometry, cut, grid_thw, normalise
+from rotdata.patches import PatchGeometry, cut, grid_thw
 
 if TYPE_CHECKING:
     from transformers import Qwen3VLVisionModel
@@ -94,6 +94,7 @@ class Qwen3VLEncoder:
             width=config.out_hidden_size,
             dtype=dtype,
         )
+        self._tower.patch_embed = _GreyPatchEmbed(self._tower.patch_embed.proj, self.geometry)
         self._tables: dict[int, dict[str, Tensor]] = {}
 
     @classmethod
@@ -133,7 +134,7 @@ class Qwen3VLEncoder:
         order = sorted(range(len(strips)), key=lambda i: strips[i].shape[1])
         widths = [strips[i].shape[1] for i in order]
         tiles = np.concatenate([cut(strips[i], self.geometry) for i in order])
-        patches = torch.from_numpy(normalise(tiles, self.geometry)).to(self._device)  # [P, C*T*p*p]
+        patches = torch.from_numpy(tiles).to(self._device)  # [P, p*p], grey
         groups = [(width, len(list(same))) for width, same in groupby(widths)]
         merged = self._forward(patches, groups).float().cpu().numpy()  # [sum of K, D]
         borders = np.cumsum([width // self.geometry.factor_px for width in widths])
@@ -143,7 +144,7 @@ class Qwen3VLEncoder:
         return latents
 
     def _forward(self, patches: Tensor, groups: list[tuple[int, int]]) -> Tensor:
-        """One call of the tower on packed patches of (width, how many strips) groups -> [sum of K, D]."""
+        """One call of the tower on packed grey patches of (width, how many strips) groups -> [sum of K, D]."""
         tables = [(self._table(width), count) for width, count in groups]
         repeated = {
             name: torch.cat([table[name].repeat(count, 1) for table, count in tables])
@@ -175,6 +176,35 @@ class Qwen3VLEncoder:
             tables = {"interp_indices": indices, "interp_weights": weights, "position_ids": positions}
             self._tables[width_px] = {name: table.to(self._device) for name, table in tables.items()}
         return self._tables[width_px]
+
+
+class _GreyPatchEmbed(nn.Module):
+    """A tower's patch embedding for grey pictures that stand still: [P, p*p] grey values -> [P, width].
+
+    Channels and frames of such a patch are copies of one picture, so their weights add up: a sixth of the arithmetic,
+    and of the bytes to move. In fp32, since the sum of weights is not among the tower's own rounded values.
+    """
+
+    weight: Tensor
+    bias: Tensor
+
+    def __init__(self, convolution: nn.Conv3d, geometry: PatchGeometry) -> None:
+        super().__init__()
+        per_channel = convolution.weight.detach().float().sum(dim=2).flatten(start_dim=2)  # [width, C, p*p]
+        mean, std = (
+            torch.tensor(values, device=per_channel.device)[:, None] for values in (geometry.mean, geometry.std)
+        )
+        self._dtype = convolution.weight.dtype
+        # With x = 2 * grey / 255 - 1, a channel's normalised value is x / (2 * std) + (1 / 2 - mean) / std.
+        self.register_buffer("weight", (per_channel / (2 * std)).sum(dim=1))
+        offset = (per_channel * ((0.5 - mean) / std)).sum(dim=(1, 2))
+        bias = 0 if convolution.bias is None else convolution.bias.detach().float()
+        self.register_buffer("bias", offset + bias)
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        """Embed grey patches."""
+        values = tiles.float() / 127.5 - 1
+        return F.linear(values, self.weight, self.bias).to(self._dtype)
 
 
 ENCODERS: dict[str, type[Qwen3VLEncoder]] = {"qwen3_vl": Qwen3VLEncoder}
