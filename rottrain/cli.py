@@ -202,10 +202,13 @@ def demo(
 ) -> None:
     """Run the whole line on the embedded model and its toy corpus: corpus to evaluated checkpoint and report."""
     from rottrain.demo import run_demo
+    from rottrain.evaluate import Result, as_table
 
-    table = run_demo(out, rows=rows, stage1_steps=stage1_steps, stage2_steps=stage2_steps)
+    results = run_demo(out, rows=rows, stage1_steps=stage1_steps, stage2_steps=stage2_steps)
     if json_:
-        print_json(table)
+        print_json(results)
+    else:
+        typer.echo(as_table([Result(**result) for result in results]))
 
 
 def main() -> None:

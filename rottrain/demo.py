@@ -15,7 +15,7 @@ from typing import Any
 
 from rotdata.console import say
 from rotdata.errors import RotError
-from rottrain.evaluate import Result, as_table
+from rottrain.report import write_report
 
 EVALUATED_ROWS = 200
 BUDGET = 32
@@ -34,8 +34,6 @@ def run_demo(out: Path, *, rows: int, stage1_steps: int, stage2_steps: int) -> l
 
     Steps that an earlier run finished in `out` are skipped. Raises DemoFailed.
     """
-    from rottrain.report import write_report  # loads torch, which no step before it needs
-
     started = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
     strips, embedded, first, second = out / "strips", out / "embedded", out / "stage1", out / "stage2"
@@ -44,18 +42,9 @@ def run_demo(out: Path, *, rows: int, stage1_steps: int, stage2_steps: int) -> l
     record["embed"] = _step("rotdata", "embed", strips, "--model", "tiny", "--out", embedded)
     record["verify"] = _step("rotdata", "verify", embedded)
     record["stage1"] = _step(
-        "rottrain",
-        "stage1",
-        "--shards",
-        embedded,
-        "--model",
-        "tiny",
-        "--out",
-        first,
-        "--max-steps",
-        stage1_steps,
-        *STAGE1,
-    )
+        "rottrain", "stage1", "--shards", embedded, "--model", "tiny", "--out", first,
+        "--max-steps", stage1_steps, *STAGE1,
+    )  # fmt: skip
     record["stage2"] = _step(
         "rottrain", "stage2", "--shards", embedded, "--model", "tiny", "--from", first, "--out", second,
         "--max-steps", stage2_steps, *STAGE2,
@@ -67,9 +56,8 @@ def run_demo(out: Path, *, rows: int, stage1_steps: int, stage2_steps: int) -> l
     record["seconds"] = round(time.monotonic() - started, 1)
     page = write_report(out, record, embedded=embedded, checkpoint=second, budget=BUDGET)
     (out / "report.json").write_text(json.dumps(record, indent=2) + "\n")
+    say(f"\nDone in {record['seconds']:.0f} s. Open {page} to see a strip and what one answer thought.")
     results: list[dict[str, Any]] = record["eval"]
-    say(f"\n{as_table([Result(**result) for result in results])}\n")
-    say(f"Done in {record['seconds']:.0f} s. Open {page} to see a strip and what one answer thought.")
     return results
 
 

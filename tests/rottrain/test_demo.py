@@ -12,7 +12,7 @@ import typer.main
 
 import rotdata.cli
 import rottrain.cli
-from rottrain import demo, report
+from rottrain import demo
 from rottrain.demo import DemoFailed, run_demo
 from rottrain.report import TRACED_QUESTIONS, write_report
 from tests.helpers import Result
@@ -47,7 +47,7 @@ def commands(monkeypatch: pytest.MonkeyPatch) -> list[list[str]]:
         return EVAL if "eval" in words else {"ran": words[1]}
 
     monkeypatch.setattr(demo, "_step", step)
-    monkeypatch.setattr(report, "write_report", lambda out, record, **_: out / "report.html")
+    monkeypatch.setattr(demo, "write_report", lambda out, record, **_: out / "report.html")
     return ran
 
 
@@ -79,16 +79,14 @@ def test_every_command_of_the_demo_is_one_that_a_user_could_type(commands: list[
     assert parsed["render"]["split"] == "train"
 
 
-def test_the_demo_keeps_what_every_command_said_and_prints_one_table(
+def test_the_demo_keeps_what_every_command_said_and_leaves_stdout_alone(
     commands: list[list[str]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert run_demo(tmp_path / "demo", rows=20, stage1_steps=3, stage2_steps=2) == EVAL
     record = json.loads((tmp_path / "demo" / "report.json").read_text())
     assert record.keys() == {"render", "embed", "verify", "stage1", "stage2", "eval", "seconds"}
     assert record["eval"] == EVAL
-    out, err = capsys.readouterr()
-    assert out == ""
-    assert "| rot | toy | 200 | 50.0% | 32.0 |" in err
+    assert capsys.readouterr().out == ""
 
 
 def test_a_step_gives_back_its_json() -> None:
@@ -109,6 +107,16 @@ def test_the_command_prints_the_table_as_json_where_asked(
     result = run_rottrain("demo", "--out", tmp_path, "--rows", 20, "--stage1-steps", 3, "--stage2-steps", 2, "--json")
     assert (result.code, json.loads(result.out)) == (0, EVAL)
     assert asked == {"rows": 20, "stage1_steps": 3, "stage2_steps": 2, "out": tmp_path}
+
+
+def test_the_command_prints_one_table_on_stdout(
+    monkeypatch: pytest.MonkeyPatch, run_rottrain: Callable[..., Result], tmp_path: Path
+) -> None:
+    monkeypatch.setattr(demo, "run_demo", lambda out, **options: EVAL)
+    result = run_rottrain("demo", "--out", tmp_path)
+    assert result.code == 0
+    assert result.out.count("\n") == 2 + len(EVAL)
+    assert "| rot | toy | 200 | 50.0% | 32.0 |" in result.out
 
 
 def test_the_page_shows_a_strip_and_the_thoughts_of_real_answers(
