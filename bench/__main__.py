@@ -9,6 +9,9 @@ from bench.common import print_figures
 
 MODULES = {
     "render": "render",
+    "render-e2e": "render_e2e",
+    "render-scaling": "render_e2e",
+    "memory": "memory",
     "embed-naive": "embed_naive",
     "stage1-student": "stage1",
     "stage1-teacher": "stage1",

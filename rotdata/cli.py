@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
+import unicodedata
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from rotdata.console import EXIT_MISMATCH, EXIT_REJECTS, print_json, run_app, say
+
+if TYPE_CHECKING:
+    from rotdata.shards import Manifest
+
+_LISTED = 20  # characters named one by one
 
 app = typer.Typer(
     name="rotdata",
@@ -29,14 +35,35 @@ MaxRejects = Annotated[
 
 @app.command()
 def render(
-    source: Annotated[str, typer.Argument(help="File, folder, Hub dataset id (owner/name), or toy.")],
+    source: Annotated[str, typer.Argument(help="File, folder, glob, Hub dataset id (owner/name), or toy.")],
     out: Out,
-    corpus: Annotated[str, typer.Option(help="gsm8k, gsm8k-aug, math, jsonl or toy.")],
-    font: Annotated[str, typer.Option(help="A shipped family (see rotdata fonts) or a font file.")] = "DejaVu Sans",
+    corpus: Annotated[str, typer.Option(help="Name of the corpus (docs/corpora.md); auto recognises it.")] = "auto",
+    font: Annotated[str, typer.Option(help="A family (see rotdata fonts), a style of one, or a font file.")] = "DejaVu",
     font_size: Annotated[int, typer.Option(help="Font size in pixels.")] = 20,
-    height: Annotated[int, typer.Option(help="Strip height in pixels: the factor of the encoder.")] = 32,
-    padding: Annotated[int, typer.Option(help="Blank pixels before and after the text.")] = 4,
+    height: Annotated[
+        int | None, typer.Option(help="Strip height in pixels: the factor of the encoder.", show_default="32")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--for", help="Take the height from this model: tiny, qwen3-vl, a folder, a Hub id.")
+    ] = None,
+    padding: Annotated[
+        int | None, typer.Option(help="Blank pixels before and after the text.", show_default="4, or 0 with --cells")
+    ] = None,
     line_break: Annotated[str, typer.Option(help="What stands for a line break.")] = " ",
+    foreground: Annotated[int, typer.Option(help="Grey value of the ink, 0 to 255.")] = 0,
+    background: Annotated[int, typer.Option(help="Grey value of the paper.")] = 255,
+    inverted: Annotated[bool, typer.Option("--inverted", help="White on black.")] = False,  # noqa: FBT002 -- a flag
+    kerning: Annotated[Literal["none", "pairs"], typer.Option(help="Whether a word's letters are kerned.")] = "none",
+    letter_spacing: Annotated[int, typer.Option(help="Pixels between letters beyond the font's own.")] = 0,
+    cells: Annotated[
+        int | None, typer.Option(help="Characters a latent, each in a cell of its own, so that none straddles two.")
+    ] = None,
+    begin_mark: Annotated[str, typer.Option(help="Drawn before every text.")] = "",
+    end_mark: Annotated[str, typer.Option(help="Drawn after every text.")] = "",
+    layout: Annotated[
+        Literal["line", "square"], typer.Option(help="One line, or lines wrapped into a square (the paper's ablation).")
+    ] = "line",
+    square: Annotated[int, typer.Option(help="Side of the square in pixels.")] = 1024,
     on_missing: Annotated[
         Literal["fallback", "box", "error"],
         typer.Option(help="A character the font lacks: another font, a box, a reject."),
@@ -45,13 +72,27 @@ def render(
     config: Annotated[str | None, typer.Option(help="Configuration of a Hub dataset.")] = None,
     limit: Annotated[int | None, typer.Option(help="Read no more than this many rows.")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the toy corpus.")] = 0,
-    question_field: Annotated[str, typer.Option(help="Field of the question in a jsonl corpus.")] = "question",
-    cot_field: Annotated[str, typer.Option(help="Field of the chain of thought in a jsonl corpus.")] = "cot",
-    answer_field: Annotated[str, typer.Option(help="Field of the answer in a jsonl corpus.")] = "answer",
+    question_field: Annotated[str, typer.Option(help="Field of the question in a generic corpus.")] = "question",
+    cot_field: Annotated[str, typer.Option(help="Field of the chain of thought in a generic corpus.")] = "cot",
+    answer_field: Annotated[str, typer.Option(help="Field of the answer in a generic corpus.")] = "answer",
+    id_field: Annotated[str, typer.Option(help="Field of the id in a generic corpus.")] = "id",
+    calc: Annotated[
+        Literal["keep", "strip", "only"] | None,
+        typer.Option(help="Calculator marks <<...>>.", show_default="strip for gsm8k, else keep"),
+    ] = None,
+    latex: Annotated[Literal["raw", "unicode"], typer.Option(help="LaTeX as it is, or as Unicode text.")] = "raw",
+    asymptote: Annotated[
+        Literal["keep", "drop", "mark", "reject"], typer.Option(help="What becomes of drawings in [asy] blocks.")
+    ] = "keep",
     rows_per_shard: Annotated[int, typer.Option(help="Source rows a shard.")] = 1000,
-    max_latents: Annotated[int, typer.Option(help="Rows whose strip has more latents are rejected.")] = 4096,
+    max_latents: Annotated[int, typer.Option(help="Latents that a strip may have.")] = 4096,
+    too_long: Annotated[
+        Literal["reject", "truncate", "split"], typer.Option(help="What becomes of rows with more latents.")
+    ] = "reject",
+    num_proc: Annotated[int, typer.Option(help="Processes that draw.")] = 1,
     max_rejects: MaxRejects = 0.01,
-    overwrite: Overwrite = False,  # noqa: FBT002 -- a flag
+    overwrite: Overwrite = False,  # noqa: FBT002
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and make nothing.")] = False,  # noqa: FBT002
     json_: Json = False,  # noqa: FBT002
 ) -> None:
     """Draw every chain of thought of a corpus as a strip."""
@@ -65,22 +106,34 @@ def render(
         config=config,
         limit=limit,
         seed=seed,
-        fields=corpora.Fields(question=question_field, cot=cot_field, answer=answer_field),
+        fields=corpora.Fields(question=question_field, cot=cot_field, answer=answer_field, id=id_field),
+        calc=calc,
+        latex=latex,
+        asymptote=asymptote,
     )
     style = StripStyle(
         font=font,
         font_size_px=font_size,
-        height_px=height,
-        padding_px=padding,
+        height_px=_height(height, model),
+        padding_px=padding if padding is not None else 4 if cells is None else 0,
         line_break=line_break,
+        foreground=background if inverted else foreground,
+        background=foreground if inverted else background,
         on_missing=on_missing,
+        kerning=kerning,
+        letter_spacing_px=letter_spacing,
+        cells=cells,
+        begin_mark=begin_mark,
+        end_mark=end_mark,
+        layout=layout,
+        square_px=square,
     )
-    summary = pipeline.render(
-        rows, style, out, rows_per_shard=rows_per_shard, max_latents=max_latents, overwrite=overwrite
-    )
-    for title, characters in (("drawn as boxes", summary.boxed), ("drawn by a fallback font", summary.substituted)):
-        if characters:
-            say(f"{len(characters)} characters {title}: {' '.join(characters)}")
+    options: dict[str, Any] = {"rows_per_shard": rows_per_shard, "max_latents": max_latents, "too_long": too_long}
+    if dry_run:
+        manifest = pipeline.plan_render(corpora.resolve(rows), style, **options)
+        _print_plan(manifest, out, as_json=json_)
+        return
+    summary = pipeline.render(rows, style, out, **options, num_proc=num_proc, overwrite=overwrite)
     _finish(summary, out, max_rejects, as_json=json_)
 
 
@@ -136,23 +189,99 @@ def verify(
 
 
 @app.command()
-def fonts(json_: Json = False) -> None:  # noqa: FBT002
-    """List the shipped fonts and how many characters each can draw."""
-    from rotdata.fonts import shipped_fonts
+def fonts(
+    source: Annotated[str | None, typer.Argument(help="A corpus, to see which of its characters each lacks.")] = None,
+    corpus: Annotated[str, typer.Option(help="Name of the corpus; auto recognises it.")] = "auto",
+    split: Annotated[str, typer.Option(help="Split of the dataset.")] = "train",
+    config: Annotated[str | None, typer.Option(help="Configuration of a Hub dataset.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Read no more than this many rows.")] = None,
+    installed: Annotated[bool, typer.Option("--installed", help="List this machine's fonts too.")] = False,  # noqa: FBT002
+    json_: Json = False,  # noqa: FBT002
+) -> None:
+    """List fonts and how many characters each can draw, of all or of a corpus."""
+    from rotdata import corpora
+    from rotdata.fonts import installed_fonts, shipped_fonts
+    from rotdata.strips import StripStyle, renderer
 
-    faces: list[dict[str, Any]] = [
-        {"name": face.name, "characters": len(face.coverage), "sha256": face.sha256} for face in shipped_fonts()
+    faces = (*shipped_fonts(), *(installed_fonts() if installed else ()))
+    listed: list[dict[str, Any]] = [
+        {"name": face.name, "characters": len(face.coverage), "file": face.path.name, "sha256": face.sha256}
+        for face in faces
     ]
+    if source is not None:
+        asked = corpora.Source(location=source, corpus=corpus, split=split, config=config, limit=limit)
+        characters = corpora.survey(asked).characters
+        for entry, face in zip(listed, faces, strict=True):
+            alone = StripStyle(font=str(face.path), on_missing="box")
+            entry["missing"] = renderer(alone).stand_ins(characters)["missing"]
+            entry["covered"] = 1 - sum(entry["missing"].values()) / max(1, characters.total())
     if json_:
-        print_json(faces)
-    else:
-        for face in faces:
-            typer.echo(f"{face['name']:<24} {face['characters']:>6} characters  sha256 {face['sha256'][:12]}")
+        print_json(listed)
+        return
+    for entry in listed:
+        typer.echo(f"{entry['name']:<32} {entry['characters']:>6} characters  sha256 {entry['sha256'][:12]}")
+        if source is not None:
+            lacking = f"lacks {_counted(entry['missing'])}" if entry["missing"] else "lacks none"
+            typer.echo(f"    {entry['covered']:.3%} of the corpus, {lacking}")
 
 
 def main() -> None:
     """Entry point of the console script."""
     run_app(app)
+
+
+def _height(height: int | None, model: str | None) -> int:
+    """The strips' height: as given, or as a model needs it."""
+    if model is None:
+        return 32 if height is None else height
+    from rotdata.errors import UsageError
+    from rotdata.models import find_model
+
+    factor = find_model(model, files=("config.json",)).factor_px()
+    if height not in (None, factor):
+        raise UsageError(f"--for {model} makes strips {factor} px high, --height says {height}: leave one of them out")
+    return factor
+
+
+def _print_plan(manifest: Manifest, out: Path, *, as_json: bool) -> None:
+    """What a run would make."""
+    plan = {
+        "corpus": manifest.corpus,
+        "split": manifest.split,
+        "rows_in": manifest.plan.rows_in,
+        "shards": manifest.plan.num_shards,
+        **manifest.survey,
+    }
+    if as_json:
+        print_json(plan)
+        return
+    typer.echo(f"{out} would hold {manifest.plan.num_shards} shards of {manifest.plan.rows_in} rows of {manifest.name}")
+    _say_survey(manifest.survey)
+
+
+def _say_survey(survey: dict[str, Any]) -> None:
+    """What a corpus holds that one may not expect."""
+    for name, title in (("missing", "in no font"), ("substituted", "drawn by a fallback font")):
+        found: dict[str, int] = survey[name]
+        if found:
+            say(f"{len(found)} characters {title}: {_counted(found)}")
+    if survey["duplicates"]:
+        say(f"{survey['duplicates']} rows repeat an earlier one; they are kept")
+    if survey["duplicate_ids"]:
+        say(f"{survey['duplicate_ids']} rows have the id of an earlier one; they are kept")
+
+
+def _counted(found: dict[str, int]) -> str:
+    """Characters with their counts, the most frequent first."""
+    most = sorted(found, key=lambda character: -found[character])
+    listed = ", ".join(f"{_name(character)} ({found[character]})" for character in most[:_LISTED])
+    return listed + (f" and {len(most) - _LISTED} more" if len(most) > _LISTED else "")
+
+
+def _name(character: str) -> str:
+    """A character so that a terminal shows it safely."""
+    shown = f"{character} " if character.isprintable() and not unicodedata.combining(character) else ""
+    return f"{shown}U+{ord(character):04X}"
 
 
 def _finish(summary: Any, out: Path, max_rejects: float, *, as_json: bool) -> None:
@@ -164,6 +293,13 @@ def _finish(summary: Any, out: Path, max_rejects: float, *, as_json: bool) -> No
             f"{out}: {summary.rows_out} of {summary.rows_in} rows, {summary.latents} latents in "
             f"{summary.shards} shards, {summary.bytes / 1e6:.1f} MB, {summary.seconds:.1f} s"
         )
+    _say_survey(dataclasses.asdict(summary))
+    for count, what in (
+        (summary.rows_truncated, "rows show the beginning of their text only"),
+        (summary.rows_added, "rows were added by splitting long ones"),
+    ):
+        if count:
+            say(f"{count} {what}")
     if summary.rows_rejected:
         share = summary.rows_rejected / summary.rows_in
         say(f"{summary.rows_rejected} rows rejected ({share:.1%}): reasons in {out / 'rejects.jsonl'}")

@@ -45,6 +45,17 @@ class ModelFolder:
             ) from error
         return config
 
+    def factor_px(self) -> int:
+        """Side of the square that the vision tower turns into one latent: patch times merge. Raises UnknownModel."""
+        vision = self.config().get("vision_config", {})
+        try:
+            return int(vision["patch_size"]) * int(vision["spatial_merge_size"])
+        except (KeyError, TypeError, ValueError):
+            raise UnknownModel(
+                f"the config.json of {self.name} names no patch_size and spatial_merge_size of a vision tower: "
+                "give the strips' height with --height"
+            ) from None
+
     def weight_files(self) -> list[Path]:
         """The safetensors files, sorted. Raises UnknownModel if there is none."""
         files = sorted(self.path.glob("*.safetensors"))

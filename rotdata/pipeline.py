@@ -1,32 +1,21 @@
-"""Render and embed as resumable plans of shards: corpus -> strip shards -> embedding shards.
-
-A run fixes its plan in the manifest, makes one shard after the other, and records each one once its file is on disk.
-The same command run again skips what manifest and file agree on, so a run can be stopped anywhere and loses one shard
-at most.
-"""
+"""Render and embed: corpus -> strip shards -> embedding shards, as resumable runs."""
 
 from __future__ import annotations
 
-import re
-import signal
-import time
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from types import FrameType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
-from tqdm import tqdm
 
-from rotdata import corpora, shards
-from rotdata.errors import Interrupted, OutputOccupied, ShardMismatch, UsageError
+from rotdata import corpora, runs, shards
+from rotdata.errors import ShardMismatch, UsageError
 from rotdata.patches import calls
-from rotdata.strips import MissingGlyph, Renderer, Strip, StripStyle, decode_png, encode_png, renderer
+from rotdata.png import decode_png, encode_png
+from rotdata.strips import MissingGlyph, Renderer, Strip, StripStyle, renderer
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,6 +26,8 @@ DEFAULT_ROWS_PER_SHARD = 1000
 DEFAULT_MAX_LATENTS = 4096
 DEFAULT_PATCHES_PER_CALL = 8192
 
+TooLong = Literal["reject", "truncate", "split"]
+
 
 @dataclass(frozen=True, kw_only=True)
 class Summary:
@@ -45,23 +36,20 @@ class Summary:
     rows_in: int
     rows_out: int
     rows_rejected: int
+    rows_truncated: int
+    rows_added: int
+    """Rows beyond one a source row, since some were split."""
     latents: int
     shards: int
     seconds: float
     bytes: int
-    boxed: str = ""
-    """Characters that stand as boxes in the shards of this run."""
-    substituted: str = ""
-    """Characters that a fallback font drew in the shards of this run."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Made:
-    """The contents of one shard."""
-
-    table: pa.Table
-    rejects: list[corpora.Reject]
-    latents: int
+    duplicates: int = 0
+    """Rows that repeat an earlier one; they are kept."""
+    duplicate_ids: int = 0
+    missing: dict[str, int] = field(default_factory=dict)
+    """Characters that no allowed font has, and how often the corpus has them: boxes, or their rows are rejected."""
+    substituted: dict[str, int] = field(default_factory=dict)
+    """Characters that a fallback font draws, and how often the corpus has them."""
 
 
 def render(
@@ -71,34 +59,60 @@ def render(
     *,
     rows_per_shard: int = DEFAULT_ROWS_PER_SHARD,
     max_latents: int = DEFAULT_MAX_LATENTS,
+    too_long: TooLong = "reject",
+    num_proc: int = 1,
     overwrite: bool = False,
 ) -> Summary:
-    """Draw every row of `source` into strip shards in `out`. Raises SourceError, OutputOccupied, Interrupted, ..."""
+    """Draw every row of `source` into strip shards in `out`. Raises SourceError, OutputOccupied, Interrupted, ...
+
+    The bytes do not depend on `num_proc`.
+    """
+    if num_proc < 1:
+        raise UsageError(f"--num-proc counts processes and is at least 1, got {num_proc}")
+    source = corpora.resolve(source)
+    manifest = plan_render(source, style, rows_per_shard=rows_per_shard, max_latents=max_latents, too_long=too_long)
+    batches = enumerate(_batches(corpora.read(source), rows_per_shard))
+
+    def job(shard: int) -> _RenderJob:
+        rows = next((batch for index, batch in batches if index == shard), [])
+        return _RenderJob(out, manifest.shard_file(shard), rows, style, max_latents, too_long)
+
+    pool = runs.Pool(num_proc=num_proc, job=job, make=_render_shard)
+    work = pool if num_proc > 1 else runs.here(lambda shard: _render_shard(job(shard)))
+    seconds = runs.run(out, manifest, work, overwrite=overwrite, verb="render")
+    return summarise(shards.Manifest.load(out), seconds)
+
+
+def plan_render(
+    source: corpora.Source,
+    style: StripStyle,
+    *,
+    rows_per_shard: int = DEFAULT_ROWS_PER_SHARD,
+    max_latents: int = DEFAULT_MAX_LATENTS,
+    too_long: TooLong = "reject",
+) -> shards.Manifest:
+    """What `render` would make, without drawing: one pass over the corpus. `source` is resolved."""
     if rows_per_shard < 1 or max_latents < 1:
         raise UsageError(f"rows per shard and max latents are at least 1, got {rows_per_shard} and {max_latents}")
     draw = renderer(style)
-    rows_in = sum(1 for _ in corpora.read(source))
-    manifest = shards.Manifest(
+    survey = corpora.survey(source)
+    rows_in = survey.rows + survey.rejects
+    return shards.Manifest(
         kind="strips",
         corpus=source.corpus,
         split=source.split,
         source=corpora.describe(source),
         style=draw.fingerprint,
-        settings={"max_latents": max_latents},
+        settings={"max_latents": max_latents, "too_long": too_long},
         plan=shards.Plan(
             rows_in=rows_in, rows_per_shard=rows_per_shard, num_shards=max(1, -(-rows_in // rows_per_shard))
         ),
+        survey={
+            "duplicates": survey.duplicates,
+            "duplicate_ids": survey.duplicate_ids,
+            **draw.stand_ins(survey.characters),
+        },
     )
-    batches = enumerate(_batches(corpora.read(source), rows_per_shard))
-    characters: dict[str, set[str]] = {"boxed": set(), "substituted": set()}
-
-    def make(shard: int) -> _Made:
-        rows = next((batch for index, batch in batches if index == shard), [])
-        return _render_shard(rows, draw, max_latents, characters)
-
-    seconds = _run(out, manifest, make, overwrite=overwrite, verb="render")
-    drawn = {name: "".join(sorted(found)) for name, found in characters.items()}
-    return _summarise(shards.Manifest.load(out), seconds, **drawn)
 
 
 def embed(
@@ -134,71 +148,122 @@ def embed(
         settings=origin.settings | {"patches_per_call": patches_per_call, "store": store},
         plan=replace(origin.plan, rows_in=origin.total("rows")),
         encoder=encoder.identity.as_json(),
+        survey=origin.survey,
     )
     schema = shards.embedding_schema(encoder.identity.width, store)
 
-    def make(shard: int) -> _Made:
-        return _embed_shard(shards.read_table(strips, origin.shards[shard]), encoder, schema, patches_per_call)
+    def make(shard: int) -> runs.Written:
+        table = shards.read_table(strips, origin.shards[shard])
+        return runs.write(out, manifest.shard_file(shard), _embed_shard(table, encoder, schema, patches_per_call))
 
-    seconds = _run(out, manifest, make, overwrite=overwrite, verb="embed")
-    return _summarise(shards.Manifest.load(out), seconds)
+    seconds = runs.run(out, manifest, runs.here(make), overwrite=overwrite, verb="embed")
+    return summarise(shards.Manifest.load(out), seconds)
 
 
-def _render_shard(
-    rows: Sequence[corpora.Row | corpora.Reject], draw: Renderer, max_latents: int, characters: dict[str, set[str]]
-) -> _Made:
-    """Strips of one shard's rows; characters without a glyph of their own are noted in `characters`."""
-    rejects: list[corpora.Reject] = []
-    kept: list[tuple[corpora.Row, Strip]] = []
-    for row in rows:
+@dataclass(frozen=True, slots=True)
+class _RenderJob:
+    """All that a process needs to make one strip shard."""
+
+    out: Path
+    file: str
+    rows: list[corpora.Row | corpora.Reject]
+    style: StripStyle
+    max_latents: int
+    too_long: TooLong
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """A row and its strip, which shows all of the row's CoT or its beginning."""
+
+    row: corpora.Row
+    strip: Strip
+
+
+def _render_shard(job: _RenderJob) -> runs.Written:
+    """Draw and write one shard."""
+    draw = renderer(job.style)
+    rejects: list[runs.Refused] = []
+    drawn: list[_Drawn] = []
+    truncated = added = 0
+    for row in job.rows:
         if isinstance(row, corpora.Reject):
-            rejects.append(row)
+            rejects.append(runs.Refused(id=row.id, reason=row.reason))
             continue
-        drawn = _draw(row, draw, max_latents)
-        if isinstance(drawn, corpora.Reject):
-            rejects.append(drawn)
-        else:
-            kept.append((row, drawn))
-            characters["boxed"].update(drawn.boxed)
-            characters["substituted"].update(drawn.substituted)
+        try:
+            made = _draw(row, draw, job.max_latents, job.too_long)
+        except (MissingGlyph, _TooLong) as error:
+            rejects.append(runs.Refused(id=row.id, reason=str(error)))
+            continue
+        truncated += int(made[-1].strip.spans[-1]) < len(made[-1].row.cot)
+        added += len(made) - 1
+        drawn += made
     table = pa.table(
         {
-            "id": [row.id for row, _ in kept],
-            "question": [row.question for row, _ in kept],
-            "cot": [row.cot for row, _ in kept],
-            "answer": [row.answer for row, _ in kept],
-            "image": [{"bytes": encode_png(strip.pixels), "path": None} for _, strip in kept],
-            "width": [strip.pixels.shape[1] for _, strip in kept],
-            "num_latents": [strip.num_latents for _, strip in kept],
-            "spans": [strip.spans for _, strip in kept],
+            "id": [each.row.id for each in drawn],
+            "question": [each.row.question for each in drawn],
+            "cot": [each.row.cot for each in drawn],
+            "answer": [each.row.answer for each in drawn],
+            "image": [{"bytes": encode_png(each.strip.pixels), "path": None} for each in drawn],
+            "width": [each.strip.pixels.shape[1] for each in drawn],
+            "num_latents": [each.strip.num_latents for each in drawn],
+            "spans": [each.strip.spans for each in drawn],
         },
         schema=shards.strip_schema(),
     )
-    return _Made(table=table, rejects=rejects, latents=sum(strip.num_latents for _, strip in kept))
+    latents = sum(each.strip.num_latents for each in drawn)
+    made_shard = runs.Made(table=table, latents=latents, rejects=rejects, truncated=truncated, added=added)
+    return runs.write(job.out, job.file, made_shard)
 
 
-def _draw(row: corpora.Row, draw: Renderer, max_latents: int) -> Strip | corpora.Reject:
-    """The strip of a row, or why it has none. What is far too long is measured first, not drawn."""
-    height = draw.style.height_px
-    try:
-        if len(row.cot) > 4 * max_latents and draw.width_px(row.cot) > max_latents * height:
-            num_latents = draw.width_px(row.cot) // height
-        else:
-            strip = draw.render(row.cot)
-            num_latents = strip.num_latents
-    except MissingGlyph as error:
-        return corpora.Reject(row.id, str(error))
-    if num_latents > max_latents:
-        return corpora.Reject(row.id, f"{num_latents} latents, --max-latents is {max_latents}")
-    return strip
+class _TooLong(Exception):
+    """Why a row of too many latents can't be drawn."""
 
 
-def _embed_shard(table: pa.Table, encoder: Encoder, schema: pa.Schema, patches_per_call: int) -> _Made:
+def _draw(row: corpora.Row, draw: Renderer, max_latents: int, too_long: TooLong) -> list[_Drawn]:
+    """The row with its strip, or its parts; what may be far too long is measured first.
+
+    Raises MissingGlyph, _TooLong.
+    """
+    if len(row.cot) <= 4 * max_latents:
+        strip = draw.render(row.cot)
+        if strip.num_latents <= max_latents:
+            return [_Drawn(row, strip)]
+    count = draw.count_latents(row.cot)
+    if count <= max_latents:
+        return [_Drawn(row, draw.render(row.cot))]
+    if too_long == "reject":
+        raise _TooLong(f"{count} latents, --max-latents is {max_latents}: --too-long truncate or split would keep it")
+    if too_long == "truncate":
+        return [_Drawn(row, draw.render(row.cot[: _fit(row.cot, draw, max_latents)]))]
+    parts = list(_parts(row.cot, draw, max_latents))
+    rows = [replace(row, id=f"{row.id}-part{i}of{len(parts)}", cot=part) for i, part in enumerate(parts, start=1)]
+    return [_Drawn(part, draw.render(part.cot)) for part in rows]
+
+
+def _fit(text: str, draw: Renderer, max_latents: int) -> int:
+    """How many characters fit, at least one."""
+    count = draw.fit(text, max_latents)
+    if not count:
+        raise _TooLong(f"not even its first character fits --max-latents {max_latents}")
+    return count
+
+
+def _parts(text: str, draw: Renderer, max_latents: int) -> Iterator[str]:
+    """Stretches of `text` that fit, broken after a space where there is one; joined they are `text` again."""
+    while text:
+        count = _fit(text, draw, max_latents)
+        if count < len(text):
+            count = text.rfind(" ", 0, count) + 1 or count
+        yield text[:count]
+        text = text[count:]
+
+
+def _embed_shard(table: pa.Table, encoder: Encoder, schema: pa.Schema, patches_per_call: int) -> runs.Made:
     """Latents of one strip shard's pictures, every picture in one of a few calls of the tower."""
     pictures = [decode_png(image["bytes"]) for image in table.column("image").to_pylist()]
-    merge = encoder.geometry.merge
     latents: list[NDArray[np.floating[Any]] | None] = [None] * len(pictures)
-    sizes = [picture.shape[1] // encoder.geometry.factor_px * merge**2 for picture in pictures]
+    sizes = [picture.size // encoder.geometry.patch_px**2 for picture in pictures]
     stored = schema.field("embedding").type.value_type.value_type.to_pandas_dtype()
     rejects = []
     for call in calls(sizes, patches_per_call):
@@ -209,14 +274,15 @@ def _embed_shard(table: pa.Table, encoder: Encoder, schema: pa.Schema, patches_p
     ids = table.column("id").to_pylist()
     for index, values in enumerate(latents):
         if values is None:
-            rejects.append(corpora.Reject(ids[index], f"its embedding is not finite in {np.dtype(stored).name}"))
+            reason = f"its embedding is not finite in {np.dtype(stored).name}"
+            rejects.append(runs.Refused(id=ids[index], reason=reason))
     kept = [index for index, values in enumerate(latents) if values is not None]
     columns = table.select(["id", "question", "cot", "answer", "num_latents", "spans"]).take(
         pa.array(kept, type=pa.int64())
     )
     column = shards.embedding_column([values for values in latents if values is not None], schema)
     whole = columns.append_column(schema.field("embedding"), column).cast(schema)
-    return _Made(table=whole, rejects=rejects, latents=sum(columns.column("num_latents").to_pylist()))
+    return runs.Made(table=whole, rejects=rejects, latents=sum(columns.column("num_latents").to_pylist()))
 
 
 def _batches(rows: Iterator[corpora.Row | corpora.Reject], size: int) -> Iterator[list[corpora.Row | corpora.Reject]]:
@@ -224,111 +290,17 @@ def _batches(rows: Iterator[corpora.Row | corpora.Reject], size: int) -> Iterato
         yield batch
 
 
-def _run(out: Path, manifest: shards.Manifest, make: Callable[[int], _Made], *, overwrite: bool, verb: str) -> float:
-    """Make the shards that `out` lacks, one after the other; the seconds it took.
-
-    Raises Interrupted when asked to stop.
-    """
-    started = time.monotonic()
-    out.mkdir(parents=True, exist_ok=True)
-    with shards.locked(out), _stop_requests() as stopped:
-        _open_folder(out, manifest, overwrite=overwrite)
-        rejects = [reject for reject in shards.read_rejects(out) if reject["shard"] in manifest.shards]
-        done = manifest.total("rows") + manifest.total("rejected")
-        with tqdm(total=manifest.plan.rows_in, initial=done, unit="row", desc=verb, disable=None) as bar:
-            for index in range(manifest.plan.num_shards):
-                if index in manifest.shards:
-                    continue
-                made = make(index)
-                file = manifest.shard_file(index)
-                size, digest = shards.write_shard(out, file, made.table)
-                rejects += [{"shard": index, "id": reject.id, "reason": reject.reason} for reject in made.rejects]
-                rejects.sort(key=lambda reject: reject["shard"])
-                shards.write_rejects(out, rejects)
-                manifest.shards[index] = shards.ShardEntry(
-                    file=file,
-                    rows=made.table.num_rows,
-                    rejected=len(made.rejects),
-                    latents=made.latents,
-                    bytes=size,
-                    sha256=digest,
-                )
-                manifest.save(out)
-                bar.update(made.table.num_rows + len(made.rejects))
-                if stopped():
-                    raise Interrupted(f"stopped after shard {index}; the same command resumes {out}")
-    return time.monotonic() - started
-
-
-def _open_folder(out: Path, manifest: shards.Manifest, *, overwrite: bool) -> None:
-    """Take over the finished shards of an earlier run of the same thing, or refuse the folder."""
-    ours = (out / shards.MANIFEST).exists()
-    if not ours and any(not _is_leftover(path) for path in out.iterdir()):
-        raise OutputOccupied(f"{out} holds files but no {shards.MANIFEST}: choose an empty or new folder for --out")
-    for leftover in filter(_is_leftover, out.iterdir()):
-        leftover.unlink()
-    if ours and overwrite:
-        _clear(out)
-    elif ours:
-        earlier = shards.Manifest.load(out)
-        if differences := manifest.differences(earlier):
-            raise OutputOccupied(
-                f"{out} holds another run; this run and that differ in {'; '.join(differences[:5])}: "
-                "choose another --out, or --overwrite"
-            )
-        refused = Counter(reject["shard"] for reject in shards.read_rejects(out))
-        manifest.shards = {
-            index: entry
-            for index, entry in earlier.shards.items()
-            if refused[index] == entry.rejected and shards.intact(out, entry)
-        }
-    manifest.save(out)
-
-
-def _clear(out: Path) -> None:
-    """Remove what an earlier run made: the manifest last, so that an interrupted removal is still recognised."""
-    for path in out.iterdir():
-        if re.search(r"-\d{5}-of-\d{5}\.parquet$", path.name):
-            path.unlink()
-    (out / shards.REJECTS).unlink(missing_ok=True)
-    (out / shards.MANIFEST).unlink()
-
-
-def _is_leftover(path: Path) -> bool:
-    """Whether a file is what a killed run left half written."""
-    return path.name.startswith(".") and path.name.endswith(".tmp")
-
-
-@contextmanager
-def _stop_requests() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGTERM or SIGINT into a request to stop after the shard in hand; a second one stops at once."""
-    requested = False
-
-    def request(number: int, frame: FrameType | None) -> None:
-        nonlocal requested
-        if requested:
-            signal.default_int_handler(number, frame)
-        requested = True
-
-    try:
-        previous = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}
-    except ValueError:  # not in the main thread: whoever runs us there handles signals
-        previous = {}
-    try:
-        yield lambda: requested
-    finally:
-        for number, handler in previous.items():
-            signal.signal(number, handler)
-
-
-def _summarise(manifest: shards.Manifest, seconds: float, **characters: str) -> Summary:
+def summarise(manifest: shards.Manifest, seconds: float) -> Summary:
+    """The finished shards of a folder in numbers."""
     return Summary(
         rows_in=manifest.plan.rows_in,
         rows_out=manifest.total("rows"),
         rows_rejected=manifest.total("rejected"),
+        rows_truncated=manifest.total("truncated"),
+        rows_added=manifest.total("added"),
         latents=manifest.total("latents"),
         shards=len(manifest.shards),
         seconds=round(seconds, 3),
         bytes=manifest.total("bytes"),
-        **characters,
+        **manifest.survey,
     )

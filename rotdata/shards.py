@@ -56,6 +56,10 @@ class ShardEntry:
     latents: int
     bytes: int
     sha256: str
+    truncated: int = 0
+    """Rows of which only the beginning was drawn: their spans end before their text does."""
+    added: int = 0
+    """Rows beyond one a source row, since some were split."""
 
 
 @dataclass(kw_only=True)
@@ -74,6 +78,8 @@ class Manifest:
     plan: Plan
     encoder: dict[str, Any] | None = None
     """For embeddings: model, revision, tower hash, output field, factor, width, dtype."""
+    survey: dict[str, Any] = field(default_factory=dict)
+    """What the whole corpus is like: duplicates, characters drawn by a fallback font or as boxes. Decides no bytes."""
     shards: dict[int, ShardEntry] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
 
@@ -101,7 +107,12 @@ class Manifest:
         """File name of shard `index`."""
         return f"{self.name}-{index:05d}-of-{self.plan.num_shards:05d}.parquet"
 
-    def total(self, what: Literal["rows", "rejected", "latents", "bytes"]) -> int:
+    @property
+    def rows_done(self) -> int:
+        """Source rows that stand in a finished shard or were rejected."""
+        return self.total("rows") - self.total("added") + self.total("rejected")
+
+    def total(self, what: Literal["rows", "rejected", "latents", "bytes", "truncated", "added"]) -> int:
         """Sum of a column of the finished shards' table."""
         return sum(getattr(entry, what) for entry in self.shards.values())
 
@@ -113,7 +124,8 @@ class Manifest:
 
     def save(self, folder: Path) -> None:
         """Write manifest.json, whole or not at all."""
-        content = self._identity() | {"shards": {str(i): asdict(self.shards[i]) for i in sorted(self.shards)}}
+        finished = {str(index): asdict(self.shards[index]) for index in sorted(self.shards)}
+        content = self._identity() | {"survey": self.survey, "shards": finished}
         content["checksum"] = _digest(content)
         write_atomically(folder / MANIFEST, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
 
@@ -146,7 +158,7 @@ class Manifest:
 
     def _identity(self) -> dict[str, Any]:
         content = {entry.name: getattr(self, entry.name) for entry in fields(self)}
-        content.pop("shards")
+        del content["shards"], content["survey"]
         content["plan"] = asdict(self.plan)
         return content
 
@@ -337,9 +349,9 @@ def verify(folder: Path) -> tuple[Manifest, list[Mismatch]]:
     else:
         if rejects != manifest.total("rejected"):
             found.append(Mismatch(REJECTS, f"{rejects} lines, the manifest counts {manifest.total('rejected')}"))
-    rows = manifest.total("rows") + manifest.total("rejected")
-    if manifest.finished and rows != manifest.plan.rows_in:
-        found.append(Mismatch(MANIFEST, f"{rows} rows out and rejected, {manifest.plan.rows_in} rows in"))
+    if manifest.finished and manifest.rows_done != manifest.plan.rows_in:
+        done = manifest.rows_done
+        found.append(Mismatch(MANIFEST, f"{done} rows out and rejected, {manifest.plan.rows_in} rows in"))
     return manifest, found
 
 

@@ -158,7 +158,7 @@ def generate(
 def evaluate(
     checkpoint: Checkpoint,
     source: Annotated[str, typer.Argument(help="File, folder, Hub dataset id (owner/name), or toy.")],
-    corpus: Annotated[str, typer.Option(help="gsm8k, gsm8k-aug, math, jsonl or toy.")],
+    corpus: Annotated[str, typer.Option(help="Name of the corpus; auto recognises it.")] = "auto",
     split: Annotated[str, typer.Option(help="Split of the dataset.")] = "test",
     config: Annotated[str | None, typer.Option(help="Configuration of a Hub dataset.")] = None,
     limit: Limit = None,
@@ -179,13 +179,15 @@ def evaluate(
     if set(chosen) != set(modes.split(",")):
         raise UsageError(f"--modes takes {', '.join(MODES)}, got {modes!r}")
     rows = []
-    for row in corpora.read(corpora.Source(location=source, corpus=corpus, split=split, config=config, limit=limit)):
+    asked = corpora.Source(location=source, corpus=corpus, split=split, config=config, limit=limit, need_cot=False)
+    asked = corpora.resolve(asked)
+    for row in corpora.read(asked):
         if isinstance(row, corpora.Row):
             rows.append(row)
         else:
             say(f"left out, since it can't be graded: {row.id}: {row.reason}")
     rot = RoT.from_pretrained(checkpoint, model=model)
-    results = [run(rot, rows, mode, corpus=corpus, budget=budget, batch_size=batch_size)[0] for mode in chosen]
+    results = [run(rot, rows, mode, corpus=asked.corpus, budget=budget, batch_size=batch_size)[0] for mode in chosen]
     if json_:
         print_json([dataclasses.asdict(result) for result in results])
     else:

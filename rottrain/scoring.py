@@ -6,7 +6,7 @@ import re
 from fractions import Fraction
 from typing import Literal
 
-from rotdata.corpora import last_boxed
+from rotdata.cot_text import last_boxed
 
 Kind = Literal["number", "math"]
 

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rotdata.corpora import Row
+from rotdata.png import encode_png
 from rotdata.shards import EmbeddedRows, EmbeddingShards
-from rotdata.strips import Renderer, Strip, StripStyle, encode_png, renderer
+from rotdata.strips import Renderer, Strip, StripStyle, renderer
 from rottrain.evaluate import Judged
 
 DEFAULT_INDEXED_ROWS = 1000

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import typer.main
 
@@ -87,9 +88,9 @@ def test_results_for_people_are_on_stdout_too(run_rotdata: Run, tmp_path: Path) 
 
 def test_characters_without_a_glyph_are_told_on_stderr(run_rotdata: Run, tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "rows.jsonl", [{"question": "q", "cot": "\N{CRAB} = 1", "answer": "1"}])
-    result = run_rotdata("render", file, "--corpus", "jsonl", "--out", tmp_path / "out", "--json")
-    assert "1 characters drawn as boxes: \N{CRAB}" in result.err
-    assert json.loads(result.out)["boxed"] == "\N{CRAB}"
+    result = run_rotdata("render", file, "--corpus", "generic", "--out", tmp_path / "out", "--json")
+    assert "1 characters in no font: \N{CRAB} U+1F980 (1)" in result.err
+    assert json.loads(result.out)["missing"] == {"\N{CRAB}": 1}
 
 
 def test_the_same_command_again_prints_the_same_counts(run_rotdata: Run, tmp_path: Path) -> None:
@@ -97,30 +98,15 @@ def test_the_same_command_again_prints_the_same_counts(run_rotdata: Run, tmp_pat
     assert first | {"seconds": 0} == second | {"seconds": 0}
 
 
-def test_every_style_option_reaches_the_manifest(run_rotdata: Run, tmp_path: Path) -> None:
-    options = {
-        "--font": ("mono", "font", "DejaVu Sans Mono"),
-        "--font-size": (16, "font_size_px", 16),
-        "--height": (28, "height_px", 28),
-        "--padding": (8, "padding_px", 8),
-        "--line-break": (" | ", "line_break", " | "),
-        "--on-missing": ("box", "on_missing", "box"),
-    }
-    given = [part for option, (value, _, _) in options.items() for part in (option, value)]
-    assert run_rotdata(*TOY, "--out", tmp_path / "out", *given).code == 0
-    style = Manifest.load(tmp_path / "out").style["style"]
-    assert {key: style[key] for _, key, _ in options.values()} == {key: value for _, key, value in options.values()}
-
-
 def test_fields_split_and_seed_reach_the_source(run_rotdata: Run, tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "rows.jsonl", [{"q": "How many?", "r": "3+4", "a": 7}])
-    fields = ("--question-field", "q", "--cot-field", "r", "--answer-field", "a")
+    fields = ("--question-field", "q", "--cot-field", "r", "--answer-field", "a", "--id-field", "i")
     assert (
-        run_rotdata("render", file, "--corpus", "jsonl", "--split", "test", *fields, "--out", tmp_path / "out").code
+        run_rotdata("render", file, "--corpus", "generic", "--split", "test", *fields, "--out", tmp_path / "out").code
         == 0
     )
     manifest = Manifest.load(tmp_path / "out")
-    assert (manifest.split, manifest.source["fields"], manifest.total("rows")) == ("test", ["q", "r", "a"], 1)
+    assert (manifest.split, manifest.source["fields"], manifest.total("rows")) == ("test", ["q", "r", "a", "i"], 1)
     run_rotdata(*TOY, "--seed", 5, "--out", tmp_path / "toy")
     assert Manifest.load(tmp_path / "toy").source["seed"] == 5
 
@@ -128,12 +114,103 @@ def test_fields_split_and_seed_reach_the_source(run_rotdata: Run, tmp_path: Path
 def test_every_option_that_decides_bytes_reaches_the_settings(
     run_rotdata: Run, tiny_folder: Path, tmp_path: Path
 ) -> None:
-    run_rotdata(*TOY, "--max-latents", 60, "--out", tmp_path / "strips")
+    run_rotdata(*TOY, "--max-latents", 60, "--too-long", "truncate", "--out", tmp_path / "strips")
     options = ("--store", "float32", "--patches-per-call", 100, "--dtype", "bfloat16", "--device", "cpu")
     run_rotdata("embed", tmp_path / "strips", "--model", tiny_folder, *options, "--out", tmp_path / "embedded")
     manifest = Manifest.load(tmp_path / "embedded")
-    assert manifest.settings == {"max_latents": 60, "patches_per_call": 100, "store": "float32"}
+    assert manifest.settings == {
+        "max_latents": 60,
+        "too_long": "truncate",
+        "patches_per_call": 100,
+        "store": "float32",
+    }
     assert manifest.encoder["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        (("--font", "dejavu mono", "--font-size", 16), {"font": "DejaVu Sans Mono", "font_size_px": 16}),
+        (("--inverted",), {"foreground": 255, "background": 0}),
+        (("--foreground", 10, "--background", 200), {"foreground": 10, "background": 200}),
+        (("--kerning", "pairs", "--letter-spacing", 1), {"kerning": "pairs", "letter_spacing_px": 1}),
+        (("--cells", 3), {"cells": 3, "padding_px": 0}),
+        (("--cells", 2, "--padding", 32), {"cells": 2, "padding_px": 32}),
+        (("--begin-mark", "<think>", "--end-mark", "</think>"), {"begin_mark": "<think>", "end_mark": "</think>"}),
+        (("--layout", "square", "--square", 256), {"layout": "square", "square_px": 256}),
+        (("--line-break", " | ", "--on-missing", "box"), {"line_break": " | ", "on_missing": "box"}),
+        (("--for", "tiny"), {"height_px": 32}),
+        (("--height", 28, "--padding", 8), {"height_px": 28, "padding_px": 8}),
+        ((), {"height_px": 32, "padding_px": 4, "font": "DejaVu Sans"}),
+    ],
+)
+def test_every_option_of_style_reaches_the_manifest(
+    run_rotdata: Run, tmp_path: Path, options: tuple[Any, ...], expected: dict[str, Any]
+) -> None:
+    assert run_rotdata(*TOY, "--out", tmp_path / "strips", *options).code == 0
+    style = Manifest.load(tmp_path / "strips").style["style"]
+    assert {name: style[name] for name in expected} == expected
+
+
+def test_every_option_of_the_corpus_reaches_the_source(run_rotdata: Run, tmp_path: Path) -> None:
+    record = {"problem": "p", "solution": "$\\pi$ [asy]a[/asy] <<1+1=2>> \\boxed{2}"}
+    file = write_jsonl(tmp_path / "rows.jsonl", [record])
+    options = ("--calc", "strip", "--latex", "unicode", "--asymptote", "drop")
+    out = tmp_path / "out"
+    assert run_rotdata("render", file, "--out", out, *options).code == 0
+    manifest = Manifest.load(out)
+    assert manifest.corpus == "math"
+    assert {name: manifest.source[name] for name in ("calc", "latex", "asymptote")} == {
+        "calc": "strip",
+        "latex": "unicode",
+        "asymptote": "drop",
+    }
+    [row] = pq.read_table(next(out.glob("*.parquet"))).to_pylist()
+    assert row["cot"] == "π   2"
+
+
+def test_a_height_that_the_model_does_not_need_is_refused(run_rotdata: Run, tmp_path: Path) -> None:
+    result = run_rotdata(*TOY, "--for", "tiny", "--height", 28, "--out", tmp_path / "out")
+    assert_refused(result, 2, "--for tiny makes strips 32 px high, --height says 28")
+
+
+def test_a_dry_run_counts_and_writes_nothing(run_rotdata: Run, tmp_path: Path) -> None:
+    file = write_jsonl(
+        tmp_path / "rows.jsonl", [GSM8K, GSM8K, "broken", {"question": "q", "answer": "\N{CRAB} #### 1"}]
+    )
+    out = tmp_path / "out"
+    result = run_rotdata("render", file, "--out", out, "--rows-per-shard", 3, "--dry-run", "--json")
+    assert json.loads(result.out) == {
+        "corpus": "gsm8k",
+        "split": "train",
+        "rows_in": 4,
+        "shards": 2,
+        "duplicates": 1,
+        "duplicate_ids": 0,
+        "missing": {"\N{CRAB}": 1},
+        "substituted": {},
+    }
+    assert not out.exists()
+    shown = run_rotdata("render", file, "--out", out, "--dry-run")
+    assert shown.out == f"{out} would hold 1 shards of 4 rows of gsm8k-train\n"
+    assert "1 rows repeat an earlier one; they are kept" in shown.err
+
+
+def test_several_processes_may_draw(run_rotdata: Run, tmp_path: Path) -> None:
+    for number in (1, 2):
+        assert run_rotdata(*TOY, "--num-proc", number, "--out", tmp_path / str(number)).code == 0
+    assert contents(tmp_path / "1") == contents(tmp_path / "2")
+    assert_refused(run_rotdata(*TOY, "--num-proc", 0, "--out", tmp_path / "0"), 2, "--num-proc counts processes")
+
+
+def test_fonts_tells_what_each_lacks_of_a_corpus(run_rotdata: Run, tmp_path: Path) -> None:
+    cot = "\N{HEBREW LETTER ALEF}\N{CRAB}\N{CRAB}1"
+    file = write_jsonl(tmp_path / "rows.jsonl", [{"question": "q", "cot": cot, "answer": "1"}])
+    faces = {face["name"]: face for face in json.loads(run_rotdata("fonts", file, "--json").out)}
+    assert faces["DejaVu Sans"]["missing"] == {"\N{CRAB}": 2}
+    assert faces["DejaVu Sans"]["covered"] == 0.5
+    assert faces["DejaVu Math TeX Gyre"]["missing"] == {"\N{HEBREW LETTER ALEF}": 1, "\N{CRAB}": 2}
+    assert "lacks \N{CRAB} U+1F980 (2)" in run_rotdata("fonts", file).out
 
 
 # Exit codes.
@@ -142,8 +219,8 @@ def test_every_option_that_decides_bytes_reaches_the_settings(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--font", "Comic Sans"), "unknown font 'Comic Sans': shipped are DejaVu Math TeX Gyre"),
-        (("--corpus", "gsm9k"), "unknown corpus 'gsm9k': known are gsm8k"),
+        (("--font", "Comic Sans"), "shipped are DejaVu Math TeX Gyre"),
+        (("--corpus", "gsm9k"), "unknown corpus 'gsm9k': known are auto, gsm8k"),
         (("--limit", 0), "--limit counts rows to read and is at least 1, got 0"),
         (("--height", 16), "use a smaller --font-size or a greater --height"),
         (("--rows-per-shard", 0), "at least 1"),
@@ -183,7 +260,10 @@ def test_an_occupied_folder_exits_2(run_rotdata: Run, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("source", "message"),
-    [("nowhere.jsonl", "no file or folder nowhere.jsonl"), ("someone/absent", "the Hub dataset someone/absent")],
+    [
+        ("nowhere.jsonl", "no file or folder nowhere.jsonl"),
+        ("someone/absent", "the Hub does not answer for dataset someone/absent"),
+    ],
 )
 def test_a_source_that_can_not_be_read_exits_1(run_rotdata: Run, tmp_path: Path, source: str, message: str) -> None:
     assert_refused(run_rotdata("render", source, "--corpus", "gsm8k", "--out", tmp_path / "out"), 1, message)

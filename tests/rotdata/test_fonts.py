@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+from fontTools.fontBuilder import FontBuilder
+from fontTools.pens.ttGlyphPen import TTGlyphPen
 from fontTools.ttLib import TTCollection, TTFont
+from fontTools.ttLib.tables.TupleVariation import TupleVariation
 
+from rotdata import fonts
 from rotdata.errors import UnknownFont
 from rotdata.fonts import FontFace, fallback_chain, find_font, shipped_fonts, shipped_sha256
+from rotdata.strips import StripStyle, render, renderer
 
 FAMILIES = ["DejaVu Math TeX Gyre", "DejaVu Sans", "DejaVu Sans Condensed", "DejaVu Sans Mono"]
 
@@ -79,6 +86,121 @@ def test_the_first_face_of_a_collection_is_used(tmp_path: Path) -> None:
     face = find_font(str(file))
     assert (face.name, face.index) == ("DejaVu Sans Mono", 0)
     assert face.coverage == find_font("mono").coverage
+
+
+@pytest.mark.parametrize("part", ["1", "DejaVu Sans Condensed", "dejavusanscondensed"])
+def test_a_face_of_a_collection_is_named_after_a_hash(tmp_path: Path, part: str) -> None:
+    collection = TTCollection()
+    collection.fonts = [TTFont(find_font(name).path) for name in ("mono", "condensed")]
+    file = tmp_path / "two.ttc"
+    collection.save(file)
+    face = find_font(f"{file}#{part}")
+    assert (face.name, face.index) == ("DejaVu Sans Condensed", 1)
+    drawn = render("Typography", StripStyle(font=f"{file}#{part}")).pixels
+    np.testing.assert_array_equal(drawn, render("Typography", StripStyle(font="condensed")).pixels)
+    with pytest.raises(UnknownFont, match=r"has no face '2': it has 0 \(DejaVu Sans Mono\), 1 \(DejaVu Sans"):
+        find_font(f"{file}#2")
+
+
+# Variable fonts.
+
+
+@pytest.fixture(scope="session")
+def variable(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A font whose one letter, a bar, is as wide as its axis wght says: a tenth of the height at 100, half at 500."""
+    builder = FontBuilder(1000, isTTF=True)
+    builder.setupGlyphOrder([".notdef", "space", "I"])
+    builder.setupCharacterMap({0x20: "space", 0x49: "I"})
+    pen = TTGlyphPen(None)
+    for point in ((100, 0), (100, 700), (200, 700), (200, 0)):
+        (pen.moveTo if point == (100, 0) else pen.lineTo)(point)
+    pen.closePath()
+    bar, empty = pen.glyph(), TTGlyphPen(None).glyph()
+    builder.setupGlyf({".notdef": empty, "space": empty, "I": bar})
+    builder.setupHorizontalMetrics(dict.fromkeys((".notdef", "space", "I"), (700, 100)))
+    builder.setupHorizontalHeader(ascent=800, descent=-200)
+    builder.setupNameTable({"familyName": "Bars", "styleName": "Regular", "fullName": "Bars"})
+    builder.setupFvar([("wght", 100, 100, 500, "Weight")], [{"location": {"wght": 500}, "stylename": "Extra Bold"}])
+    deltas = [(0, 0), (0, 0), (400, 0), (400, 0), (0, 0), (0, 0), (0, 0), (0, 0)]
+    builder.setupGvar({"I": [TupleVariation({"wght": (0, 1, 1)}, deltas)]})
+    builder.setupOS2()
+    builder.setupPost()
+    path = tmp_path_factory.mktemp("fonts") / "bars.ttf"
+    builder.save(path)
+    return path
+
+
+def bar_px(font: str) -> int:
+    strip = render("I", StripStyle(font=font)).pixels
+    return int((strip == 0).any(axis=0).sum())
+
+
+def test_a_variable_font_is_drawn_at_its_default_instance_or_axis_values(variable: Path) -> None:
+    assert bar_px(str(variable)) == 2
+    assert bar_px(f"{variable}#wght=300") == 6
+    assert bar_px(f"{variable}#Extra Bold") == bar_px(f"{variable}#wght=500") == 10
+    assert bar_px(str(variable)) == 2  # no size or instance changes another
+
+
+def test_an_instance_is_part_of_the_fingerprint(variable: Path) -> None:
+    fingerprints = {renderer(StripStyle(font=f"{variable}{part}")).fingerprint["sha256"] for part in ("", "#wght=300")}
+    assert len(fingerprints) == 2
+    assert find_font(f"{variable}#wght=300").name == "Bars wght=300"
+    assert find_font(f"{variable}#extrabold").variation == (("wght", 500.0),)
+
+
+@pytest.mark.parametrize("part", ["Thin", "wght=501", "wdth=100", "wght=", "wght=1e2"])
+def test_an_instance_that_a_variable_font_lacks_is_refused(variable: Path, part: str) -> None:
+    with pytest.raises(UnknownFont, match=r"its axes are wght from 100 to 500, as in #wght=.* Extra Bold"):
+        find_font(f"{variable}#{part}")
+
+
+def test_a_font_that_is_not_variable_has_no_instances() -> None:
+    with pytest.raises(UnknownFont, match="has no face 'Bold'"):
+        find_font(f"{find_font('mono').path}#Bold")
+
+
+# Installed fonts.
+
+
+@pytest.fixture
+def installed(tmp_path: Path, variable: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A machine whose one font folder holds Bars, a broken file and a text."""
+    folder = tmp_path / "installed"
+    folder.mkdir()
+    shutil.copy(variable, folder / "bars.ttf")
+    (folder / "broken.ttf").write_bytes(variable.read_bytes()[:200])
+    (folder / "notes.txt").touch()
+    monkeypatch.setattr(fonts, "_system_folders", lambda: [folder])
+    fonts.installed_fonts.cache_clear()
+    yield folder
+    fonts.installed_fonts.cache_clear()
+
+
+def test_an_installed_font_is_found_by_its_name(installed: Path) -> None:
+    assert find_font("bars").path == installed / "bars.ttf"
+
+
+def test_a_shipped_font_goes_before_an_installed_one(installed: Path) -> None:
+    shutil.copy(find_font("mono").path, installed / "mono.ttf")
+    fonts.installed_fonts.cache_clear()
+    assert find_font("DejaVu Sans Mono").path.parent != installed
+
+
+def test_two_installed_fonts_of_one_name_must_be_told_apart_by_path(installed: Path) -> None:
+    (installed / "other.ttf").write_bytes((installed / "bars.ttf").read_bytes() + b"\0\0\0\0")
+    fonts.installed_fonts.cache_clear()
+    with pytest.raises(
+        UnknownFont, match=r"several font files are called 'Bars': give the path of one of .*other\.ttf"
+    ):
+        find_font("Bars")
+
+
+def test_near_misses_are_suggested(installed: Path) -> None:
+    with pytest.raises(UnknownFont, match=r"unknown font 'DejaVu San Mono': did you mean DejaVu Sans Mono"):
+        find_font("DejaVu San Mono")
+    with pytest.raises(UnknownFont, match="did you mean Bars"):
+        find_font("Barz")
 
 
 def test_missing_characters_go_to_the_sans_and_then_the_maths_font() -> None:

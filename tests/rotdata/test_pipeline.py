@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import shutil
 import signal
@@ -19,13 +20,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from rotdata import pipeline, shards
+from rotdata import pipeline, runs, shards
 from rotdata.corpora import Row, Source, read
 from rotdata.encoders import load_encoder
 from rotdata.errors import Interrupted, OutputOccupied, ShardError, ShardMismatch, SourceError, UsageError
 from rotdata.models import find_model
+from rotdata.png import decode_png, encode_png
 from rotdata.shards import MANIFEST, REJECTS, EmbeddingShards, Manifest, read_rejects, verify
-from rotdata.strips import StripStyle, decode_png, encode_png, render
+from rotdata.strips import StripStyle, render
 from tests.helpers import REPOSITORY, StandInEncoder, contents, write_jsonl
 
 STYLE = StripStyle()
@@ -62,7 +64,7 @@ def mixed(tmp_path: Path) -> Source:
     records[5] |= {"cot": "m" * 2000}
     records[6] |= {"cot": f"{CRAB} = 7"}
     records[11] |= {"answer": None}
-    return Source(location=str(write_jsonl(tmp_path / "mixed.jsonl", records)), corpus="jsonl")
+    return Source(location=str(write_jsonl(tmp_path / "mixed.jsonl", records)), corpus="generic")
 
 
 def render_toy(out: Path, **options: Any) -> pipeline.Summary:
@@ -100,11 +102,11 @@ def test_rejects_are_listed_in_order_with_their_shard_and_reason(mixed: Source, 
     render_mixed(mixed, out)
     rejects = read_rejects(out)
     assert [(reject["shard"], reject["id"]) for reject in rejects] == [
-        (0, "jsonl-train-000001 (line 2)"),
-        (0, "jsonl-train-000002 (line 3)"),
+        (0, "generic-train-000001 (line 2)"),
+        (0, "generic-train-000002 (line 3)"),
         (1, "row 5"),
         (1, "row 6"),
-        (2, "jsonl-train-000011 (line 12)"),
+        (2, "generic-train-000011 (line 12)"),
     ]
     for reject, reason in zip(
         rejects,
@@ -145,8 +147,9 @@ def test_characters_without_a_glyph_of_their_own_are_reported(tmp_path: Path, ou
     style = StripStyle(font="DejaVu Sans Mono")
     cots = [f"{CRAB}1", f"2{only_maths}", f"{CRAB}3"]
     file = write_jsonl(tmp_path / "rare.jsonl", [PLAIN | {"cot": cot} for cot in cots])
-    summary = pipeline.render(Source(location=str(file), corpus="jsonl"), style, out)
-    assert (summary.boxed, summary.substituted) == (CRAB, only_maths)
+    summary = pipeline.render(Source(location=str(file), corpus="generic"), style, out)
+    assert (summary.missing, summary.substituted) == ({CRAB: 2}, {only_maths: 1})
+    assert Manifest.load(out).survey["missing"] == {CRAB: 2}
 
 
 def test_a_row_far_too_long_is_rejected_without_being_drawn(
@@ -155,7 +158,7 @@ def test_a_row_far_too_long_is_rejected_without_being_drawn(
     file = write_jsonl(tmp_path / "long.jsonl", [PLAIN | {"cot": "m" * 1_000_000}])
     monkeypatch.setattr(pipeline.Renderer, "render", lambda *_: pytest.fail("it was drawn"))
     monkeypatch.setattr(pipeline.Renderer, "fingerprint", {"style": {"height_px": 32}, "sha256": ""})
-    summary = pipeline.render(Source(location=str(file), corpus="jsonl"), STYLE, out)
+    summary = pipeline.render(Source(location=str(file), corpus="generic"), STYLE, out)
     assert (summary.rows_out, summary.rows_rejected) == (0, 1)
 
 
@@ -163,8 +166,74 @@ def test_a_row_far_too_long_is_rejected_without_being_drawn(
 def test_max_latents_is_the_longest_that_passes(tmp_path: Path, out: Path, latents: int) -> None:
     file = write_jsonl(tmp_path / "rows.jsonl", [PLAIN | {"cot": "m" * count} for count in range(1, 7)])
     sizes = [render("m" * count, STYLE).num_latents for count in range(1, 7)]
-    summary = pipeline.render(Source(location=str(file), corpus="jsonl"), STYLE, out, max_latents=latents)
+    summary = pipeline.render(Source(location=str(file), corpus="generic"), STYLE, out, max_latents=latents)
     assert summary.rows_out == sum(size <= latents for size in sizes)
+
+
+LONG = " ".join(f"word{number}," for number in range(60)) + "\n" + "m" * 90 + "\N{COMBINING ACUTE ACCENT} end"
+
+
+@pytest.fixture
+def long_rows(tmp_path: Path) -> Source:
+    """Three rows, the second far too long for 10 latents."""
+    rows = [PLAIN | {"id": str(number), "cot": cot} for number, cot in enumerate(("short", LONG, "3+4=7"))]
+    return Source(location=str(write_jsonl(tmp_path / "long.jsonl", rows)), corpus="generic")
+
+
+@pytest.mark.parametrize("style", [STYLE, StripStyle(layout="square", square_px=128)], ids=["line", "square"])
+def test_a_long_row_may_be_split_into_parts_that_make_up_the_whole(
+    long_rows: Source, out: Path, style: StripStyle
+) -> None:
+    limit = 10 if style is STYLE else 16
+    summary = pipeline.render(long_rows, style, out, max_latents=limit, too_long="split")
+    [file] = out.glob("*.parquet")
+    rows = pq.read_table(file).to_pylist()
+    parts = rows[1:-1]
+    assert "".join(row["cot"] for row in parts) == LONG
+    assert [row["id"] for row in parts] == [f"1-part{i}of{len(parts)}" for i in range(1, len(parts) + 1)]
+    assert max(row["num_latents"] for row in rows) <= limit
+    assert all(row["spans"][-1] == len(row["cot"]) for row in rows)
+    assert (summary.rows_in, summary.rows_out, summary.rows_added) == (3, len(parts) + 2, len(parts) - 1)
+    assert verify(out)[1] == []
+    embedded = pipeline.embed(out, StandInEncoder(), out.with_name("embedded")) if style is STYLE else None
+    assert embedded is None or embedded.rows_out == len(parts) + 2
+
+
+def test_a_long_row_may_be_truncated_and_its_spans_tell(long_rows: Source, out: Path) -> None:
+    summary = pipeline.render(long_rows, STYLE, out, max_latents=10, too_long="truncate")
+    [file] = out.glob("*.parquet")
+    row = pq.read_table(file).to_pylist()[1]
+    shown = row["spans"][-1]
+    assert row["cot"] == LONG
+    assert (row["num_latents"], shown < len(LONG)) == (10, True)
+    assert render(LONG[: shown + 1], STYLE).num_latents == 11
+    np.testing.assert_array_equal(decode_png(row["image"]["bytes"]), render(LONG[:shown], STYLE).pixels)
+    assert (summary.rows_out, summary.rows_truncated, summary.rows_rejected) == (3, 1, 0)
+    assert verify(out)[1] == []
+
+
+def test_a_long_row_is_rejected_with_the_remedy_by_default(long_rows: Source, out: Path) -> None:
+    assert pipeline.render(long_rows, STYLE, out, max_latents=10).rows_rejected == 1
+    assert "--too-long truncate or split would keep it" in read_rejects(out)[0]["reason"]
+
+
+def test_a_row_of_which_nothing_fits_is_rejected_under_every_policy(tmp_path: Path, out: Path) -> None:
+    file = write_jsonl(tmp_path / "rows.jsonl", [PLAIN])
+    style = StripStyle(begin_mark="a long mark that takes a few latents")
+    for too_long in ("truncate", "split"):
+        summary = pipeline.render(
+            Source(location=str(file), corpus="generic"), style, out, max_latents=2, too_long=too_long, overwrite=True
+        )
+        assert (summary.rows_out, summary.rows_rejected) == (0, 1)
+        assert "not even its first character fits" in read_rejects(out)[0]["reason"]
+
+
+def test_duplicates_are_kept_and_counted(tmp_path: Path, out: Path) -> None:
+    rows = [PLAIN | {"id": row_id} for row_id in ("a", "b", "a")] + [PLAIN | {"id": "a", "cot": "other"}]
+    summary = pipeline.render(
+        Source(location=str(write_jsonl(tmp_path / "rows.jsonl", rows)), corpus="generic"), STYLE, out
+    )
+    assert (summary.rows_out, summary.duplicates, summary.duplicate_ids) == (4, 2, 2)
 
 
 def test_a_corpus_whose_rows_are_all_rejected_leaves_whole_shards(tmp_path: Path, out: Path) -> None:
@@ -179,7 +248,7 @@ def test_a_corpus_whose_rows_are_all_rejected_leaves_whole_shards(tmp_path: Path
 def test_a_row_of_every_awkward_text_passes_through(tmp_path: Path, out: Path) -> None:
     cots = ["a\x00b", "\u202eabc", "e\u0301" * 50, "\t\r\n-", f"{CRAB}" * 30, "<script>", "\N{N-ARY SUMMATION}" * 9]
     file = write_jsonl(tmp_path / "awkward.jsonl", [PLAIN | {"cot": cot} for cot in cots])
-    assert pipeline.render(Source(location=str(file), corpus="jsonl"), STYLE, out).rows_out == len(cots)
+    assert pipeline.render(Source(location=str(file), corpus="generic"), STYLE, out).rows_out == len(cots)
     assert pipeline.embed(out, StandInEncoder(), tmp_path / "embedded").rows_out == len(cots)
     [group] = EmbeddingShards(tmp_path / "embedded")
     assert group.cots == cots
@@ -297,7 +366,7 @@ def test_a_folder_holds_nothing_but_manifest_shards_and_rejects(mixed: Source, t
     assert set(contents(tmp_path / "mixed")) == {
         MANIFEST,
         REJECTS,
-        *(f"jsonl-train-{index:05d}-of-00003.parquet" for index in range(3)),
+        *(f"generic-train-{index:05d}-of-00003.parquet" for index in range(3)),
     }
 
 
@@ -358,7 +427,7 @@ def forget_a_shard(out: Path) -> None:
 
 def leave_half_a_file(out: Path) -> None:
     delete_a_shard(out)
-    (out / ".jsonl-train-00001-of-00003.parquet.tmp").write_bytes(b"half")
+    (out / ".generic-train-00001-of-00003.parquet.tmp").write_bytes(b"half")
     (out / f".{MANIFEST}.tmp").write_bytes(b"half")
 
 
@@ -380,7 +449,7 @@ def test_the_same_run_mends_one_shard_and_gives_the_same_bytes(
     damage(out)
     written.clear()
     again = render_mixed(mixed, out)
-    assert written == ["jsonl-train-00001-of-00003.parquet"]
+    assert written == ["generic-train-00001-of-00003.parquet"]
     assert contents(out) == before
     assert (again.rows_in, again.rows_out, again.rows_rejected, again.latents, again.shards, again.bytes) == (
         first.rows_in,
@@ -455,7 +524,7 @@ def test_a_signal_stops_the_run_after_the_shard_in_hand(toy_strips: Path, out: P
         if call == 1:
             signal.raise_signal(number)
 
-    with pytest.raises(Interrupted, match="stopped after shard 1; the same command resumes"):
+    with pytest.raises(Interrupted, match="stopped after 2 of 3 shards; the same command resumes"):
         pipeline.embed(toy_strips, StandInEncoder(before_call=stop), out)
     assert list(Manifest.load(out).shards) == [0, 1]
     assert [signal.getsignal(each) for each in (signal.SIGTERM, signal.SIGINT)] == handlers
@@ -504,6 +573,59 @@ def test_a_stopped_process_resumes_to_the_same_bytes(out: Path, number: signal.S
     assert contents(out) == contents(out.with_name("whole"))
 
 
+# Several processes.
+
+
+def test_the_number_of_processes_does_not_change_a_byte(mixed: Source, out: Path) -> None:
+    style = StripStyle(on_missing="error")
+    options: dict[str, Any] = {"rows_per_shard": 2, "max_latents": 100, "too_long": "split"}
+    alone = pipeline.render(mixed, style, out, **options)
+    together = pipeline.render(mixed, style, out.with_name("together"), num_proc=3, **options)
+    assert contents(out) == contents(out.with_name("together"))
+    assert dataclasses.replace(alone, seconds=0) == dataclasses.replace(together, seconds=0)
+
+
+def children_of(process: subprocess.Popen[Any]) -> list[int]:
+    return [int(pid) for pid in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 130), (signal.SIGKILL, -9)])
+def test_stopped_processes_leave_nothing_running_and_resume_to_the_same_bytes(
+    out: Path, number: signal.Signals, code: int
+) -> None:
+    command: Sequence[str | Path] = [
+        *(sys.executable, "-m", "rotdata", "render", "toy", "--corpus", "toy", "--limit", "20000"),
+        *("--rows-per-shard", "200", "--num-proc", "2", "--out", out),
+    ]
+    with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as process:
+        wait_for((out / "toy-train-00003-of-00100.parquet").exists, process)
+        workers = children_of(process)
+        assert len(workers) >= 2
+        process.send_signal(number)
+        _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "Traceback" not in errors
+    give_up = time.monotonic() + 60
+    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+        assert time.monotonic() < give_up, "a worker outlives its parent"
+        time.sleep(0.01)
+    assert 1 <= len(Manifest.load(out).shards) < 100
+    source = Source(location="toy", corpus="toy", limit=20000)
+    pipeline.render(source, STYLE, out, rows_per_shard=200)
+    pipeline.render(source, STYLE, out.with_name("whole"), rows_per_shard=200)
+    assert contents(out) == contents(out.with_name("whole"))
+
+
+def die(_job: int) -> runs.Written:
+    os._exit(1)
+
+
+def test_a_worker_that_dies_is_an_error_with_a_remedy() -> None:
+    pool = runs.Pool(num_proc=1, job=lambda index: index, make=die)
+    with pytest.raises(runs.WorkerDied, match="the same command resumes"):
+        list(pool([0, 1], lambda: False))
+
+
 # Folders that are not ours to change.
 
 
@@ -511,6 +633,7 @@ def test_a_stopped_process_resumes_to_the_same_bytes(out: Path, number: signal.S
     ("options", "difference"),
     [
         ({"rows_per_shard": 5}, r"plan\.rows_per_shard: 5 \| 4"),
+        ({"too_long": "split"}, r"settings\.too_long: split \| reject"),
         ({"max_latents": 50}, r"settings\.max_latents: 50 \| 4096"),
     ],
 )
@@ -570,7 +693,7 @@ def test_a_folder_of_other_files_is_refused_and_left_alone(out: Path, overwrite:
 
 def test_a_source_that_can_not_be_read_makes_no_folder(out: Path) -> None:
     with pytest.raises(SourceError):
-        pipeline.render(Source(location="nowhere.jsonl", corpus="jsonl"), STYLE, out)
+        pipeline.render(Source(location="nowhere.jsonl", corpus="generic"), STYLE, out)
     assert not out.exists()
 
 

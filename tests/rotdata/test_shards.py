@@ -308,6 +308,7 @@ def test_the_manifest_holds_all_that_decides_the_bytes(toy_embeddings: Path) -> 
         "source",
         "style",
         "settings",
+        "survey",
         "plan",
         "encoder",
         "shards",
@@ -316,9 +317,15 @@ def test_the_manifest_holds_all_that_decides_the_bytes(toy_embeddings: Path) -> 
     assert set(content["encoder"]) == {"model", "revision", "tower_sha256", "output", "factor", "width", "dtype"}
     assert set(content["style"]) == {"style", "fonts", "glyphs", "sha256"}
     assert content["plan"] == {"rows_in": 10, "rows_per_shard": 4, "num_shards": 3}
-    assert content["settings"] == {"max_latents": 4096, "patches_per_call": 8192, "store": "float16"}
+    assert content["settings"] == {
+        "max_latents": 4096,
+        "too_long": "reject",
+        "patches_per_call": 8192,
+        "store": "float16",
+    }
     assert content["shards"]["2"]["file"] == "toy-train-00002-of-00003.parquet"
-    assert set(content["shards"]["2"]) == {"file", "rows", "rejected", "latents", "bytes", "sha256"}
+    counted = {"rows", "rejected", "latents", "truncated", "added"}
+    assert set(content["shards"]["2"]) == {"file", "bytes", "sha256", *counted}
 
 
 def test_an_edited_manifest_is_refused(strips: Path) -> None:

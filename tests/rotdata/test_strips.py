@@ -13,12 +13,13 @@ from typing import Any
 
 import numpy as np
 import pytest
+from fontTools.ttLib import TTFont
 from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
-from rotdata import strips
+from rotdata import lines
 from rotdata.errors import UnknownFont, UsageError
 from rotdata.fonts import find_font, shipped_fonts
 from rotdata.strips import MissingGlyph, Renderer, Strip, StripStyle, render, renderer
@@ -100,23 +101,52 @@ def glyph(character: str, style: StripStyle) -> tuple[str, ImageFont.FreeTypeFon
         ink = tuple(map(int, font.getbbox(character, anchor="ls")))
         if baseline + ink[1] >= 0 and baseline + ink[3] <= style.height_px:
             break
-    return character, font, round(font.getlength(character)), ink
+    advance = round(font.getlength(character))
+    return character, font, advance and max(0, advance + style.letter_spacing_px), ink
+
+
+@functools.cache
+def kern_table(path: str) -> dict[tuple[str, str], int]:
+    with TTFont(path) as font:
+        return dict(font["kern"].kernTables[0].kernTable) if "kern" in font else {}
+
+
+@functools.cache
+def glyph_names(path: str) -> tuple[dict[int, str], int]:
+    with TTFont(path) as font:
+        return font.getBestCmap(), font["head"].unitsPerEm
+
+
+def kern_px(left: tuple[Any, ...], right: tuple[Any, ...]) -> int:
+    """How far a glyph moves towards the one before it."""
+    path, size = str(left[1].path), left[1].size
+    if " " in (left[0], right[0]) or (path, size) != (str(right[1].path), right[1].size):
+        return 0
+    names, units = glyph_names(path)
+    value = kern_table(path).get((names.get(ord(left[0]), ""), names.get(ord(right[0]), "")), 0)
+    return max(-left[2], round(value / units * size))
 
 
 def draw(text: str, style: StripStyle) -> Picture:
     """The oracle: one ImageDraw.text call a character, in order, at the sum of the advances before it."""
     pens: list[int] = []
-    glyphs = []
+    glyphs: list[tuple[str, ImageFont.FreeTypeFont, int, tuple[int, int, int, int]]] = []
     starts: list[int] = []
     pen = 0
-    for index in range(len(text)):
+    pieces = [style.begin_mark, *(spelled(text, index, style.line_break) for index in range(len(text))), style.end_mark]
+    for piece in pieces:
         starts.append(pen)
-        for character in spelled(text, index, style.line_break):
+        for character in piece:
             found = glyph(character, style)
+            if glyphs and style.kerning == "pairs":
+                moved = kern_px(glyphs[-1], found)
+                pen += moved
+                if starts[-1] + moved == pen:  # the piece begins where its first glyph does
+                    starts[-1] = pen
             glyphs.append(found)
             pens.append(pen)
             pen += found[2]
-    starts.append(pen)
+    starts = starts[1:]  # the text's own, and where the end mark begins
     overhang = max((-(start + found[3][0]) for start, found in zip(pens, glyphs, strict=True)), default=0)
     origin = max(style.padding_px, overhang)
     right = max([pen + style.padding_px, *(start + found[3][2] for start, found in zip(pens, glyphs, strict=True))])
@@ -177,6 +207,9 @@ any_style = st.builds(
     foreground=st.integers(0, 255),
     background=st.integers(0, 255),
     on_missing=st.sampled_from(["fallback", "box"]),
+    letter_spacing_px=st.integers(-4, 6),
+    begin_mark=st.sampled_from(["", "<think> ", "\u0301", CRAB]),
+    end_mark=st.sampled_from(["", " </think>", "j"]),
 ).filter(fits)
 
 
@@ -207,8 +240,8 @@ def test_every_character_of_every_shipped_font_is_drawn_as_by_pillow(font: str) 
 
 
 def test_cells_made_anew_give_the_same_pixels(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(strips, "_MAX_CELLS", 5)
-    monkeypatch.setattr(strips, "_MAX_WORDS_BYTES", 5000)
+    monkeypatch.setattr(lines, "_MAX_CELLS", 5)
+    monkeypatch.setattr(lines, "_MAX_WORDS_BYTES", 5000)
     forgetful = Renderer(SANS)
     for text in ("Typography", "quick fjords", "Typography"):
         assert_drawn_as_by_pillow(forgetful.render(text), text, SANS)
@@ -264,6 +297,40 @@ def test_kerning_and_ligatures_are_off() -> None:
         advances = [round(font_of(find_font("DejaVu").path, 20).getlength(c)) for c in pair]
         assert draw(pair, SANS).edges_px[-1][1] == SANS.padding_px + sum(advances)
         assert_drawn_as_by_pillow(render(pair, SANS), pair, SANS)
+
+
+@given(
+    st.text(st.one_of(st.sampled_from("AVTWLYvowy.,-r "), any_character), max_size=30),
+    st.sampled_from(["DejaVu Sans", "DejaVu Sans Condensed"]),
+    st.integers(8, 24),
+    st.integers(-3, 3),
+)
+def test_kerned_text_is_drawn_as_by_pillow_at_the_kerned_pens(text: str, font: str, size: int, spacing: int) -> None:
+    style = StripStyle(font=font, font_size_px=size, kerning="pairs", letter_spacing_px=spacing)
+    assert_drawn_as_by_pillow(render(text, style), text, style)
+
+
+def test_kerning_moves_the_letters_of_a_word_only() -> None:
+    kerned = StripStyle(kerning="pairs")
+    assert draw("AV", kerned).edges_px[-1][1] < draw("AV", SANS).edges_px[-1][1]
+    assert draw("A V", kerned).edges_px == draw("A V", SANS).edges_px
+    assert_same_strip("A V", "A V", kerned)
+
+
+def test_kerning_is_refused_where_the_font_has_no_table_for_it() -> None:
+    with pytest.raises(UsageError, match="DejaVu Sans Mono has no kern table"):
+        render("AV", StripStyle(font="DejaVu Sans Mono", kerning="pairs"))
+
+
+def test_marks_belong_to_no_span() -> None:
+    style = StripStyle(begin_mark="<think> " * 4, end_mark=" </think>" * 4)
+    strip = render("abc", style)
+    shown = ["abc"[start:stop] for start, stop in pairwise(strip.spans)]
+    assert "".join(shown) == "abc"
+    assert shown[0] == shown[-1] == ""
+    assert_drawn_as_by_pillow(strip, "abc", style)
+    whole = render(f"{style.begin_mark}abc{style.end_mark}", SANS)
+    np.testing.assert_array_equal(strip.pixels, whole.pixels)
 
 
 def assert_same_strip(text: str, other: str, style: StripStyle = SANS) -> None:
@@ -391,7 +458,162 @@ def test_a_hundred_thousand_characters_become_one_strip() -> None:
 
 @given(st.text(st.characters(min_codepoint=32, max_codepoint=0x24F), max_size=60))
 def test_width_is_known_without_drawing(text: str) -> None:
-    assert renderer(SANS).width_px(text) == render(text, SANS).pixels.shape[1]
+    assert renderer(SANS).count_latents(text) == render(text, SANS).num_latents
+
+
+# Cells
+
+
+def cells_of(strip: Strip, cells: int) -> list[NDArray[np.uint8]]:
+    """The columns of each cell."""
+    count = strip.num_latents * cells
+    borders = [i * strip.pixels.shape[0] // cells for i in range(count + 1)]
+    return [strip.pixels[:, start:stop] for start, stop in pairwise(borders)]
+
+
+@pytest.mark.parametrize("cells", [1, 2, 3, 4, 5, 8])
+@given(st.text(st.characters(min_codepoint=33, max_codepoint=0x24F), max_size=20))
+def test_a_cell_shows_one_character_whatever_stands_beside_it(cells: int, text: str) -> None:
+    text = "".join(character for character in text if unicodedata.category(character) not in ("Cc", "Cf", "Mn", "Me"))
+    style = StripStyle(cells=cells, padding_px=0)
+    strip = render(text, style)
+    assert strip.num_latents == max(1, -(-len(text) // cells))
+    assert strip.spans.tolist() == [min(k * cells, len(text)) for k in range(strip.num_latents)] + [len(text)]
+    for i, (character, cell) in enumerate(zip(text, cells_of(strip, cells), strict=False)):
+        lead = i % cells  # the same cell of a latent, since widths may differ between them
+        alone = cells_of(render(" " * lead + character, style), cells)[lead]
+        np.testing.assert_array_equal(cell, alone)
+
+
+@pytest.mark.parametrize("character", ["i", "m", "W", "%", "\N{INTEGRAL}", "\N{EM DASH}", CRAB])
+@pytest.mark.parametrize("cells", [2, 3, 4, 6])
+def test_a_glyph_in_a_cell_is_whole_and_as_large_as_fits(character: str, cells: int) -> None:
+    style = StripStyle(cells=cells, padding_px=0)
+    cell = cells_of(render(character, style), cells)[0]
+    inked = np.argwhere(cell != style.background)
+    (top, left), (bottom, right) = inked.min(axis=0), inked.max(axis=0) + 1
+    drawn = "\N{WHITE SQUARE}" if character == CRAB else character
+    for size in range(style.font_size_px, 3, -1):
+        font = font_of(find_font(style.font).path, size)
+        ink = tuple(map(int, font.getbbox(drawn, anchor="ls")))
+        if ink[2] - ink[0] <= cell.shape[1]:
+            break
+    image = Image.new("L", (ink[2] - ink[0] + 8, style.height_px), 255)
+    ImageDraw.Draw(image).text((4 - ink[0], baseline_px(style)), drawn, fill=0, font=font, anchor="ls")
+    alone = np.asarray(image)
+    across = np.flatnonzero((alone != 255).any(axis=0))
+    np.testing.assert_array_equal(cell[:, left:right], alone[:, across.min() : across.max() + 1])
+    assert bottom > top
+
+
+def test_a_combining_mark_is_drawn_in_the_cell_before_it() -> None:
+    style = StripStyle(cells=2, padding_px=0)
+    plain, marked = cells_of(render("aaaa", style), 2), cells_of(render("aa\u0301aa", style), 2)
+    assert render("aa\u0301aa", style).spans.tolist() == [0, 3, 5]
+    changed = [i for i, (a, b) in enumerate(zip(plain, marked, strict=True)) if (a != b).any()]
+    assert changed == [1]
+    assert render("\u0301", style).num_latents == 1  # with nothing before it, it has a cell of its own
+    assert (render("\u0301a", style).pixels != render(" a", style).pixels).any()
+
+
+def test_padding_of_cells_is_whole_latents() -> None:
+    padded = render("abcd", StripStyle(cells=2, padding_px=32))
+    assert padded.spans.tolist() == [0, 0, 2, 4, 4]
+    np.testing.assert_array_equal(padded.pixels[:, 32:-32], render("abcd", StripStyle(cells=2, padding_px=0)).pixels)
+
+
+def test_cells_made_anew_are_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lines, "_MAX_CELLS", 3)
+    style = StripStyle(cells=3, padding_px=0)
+    forgetful = Renderer(style)
+    for text in ("Typography", "quick fjords", "Typography"):
+        np.testing.assert_array_equal(forgetful.render(text).pixels, render(text, style).pixels)
+
+
+# Squares
+
+words_and_more = st.lists(st.text(any_character, max_size=12), max_size=30).map(" ".join)
+
+
+@pytest.mark.parametrize("cells", [None, 2, 3])
+@given(words_and_more)
+def test_the_rows_of_a_square_are_lines_whose_text_makes_up_the_whole(cells: int | None, text: str) -> None:
+    style = StripStyle(layout="square", square_px=256, cells=cells, padding_px=0 if cells else 4)
+    line_style = dataclasses.replace(style, layout="line")
+    strip = render(text, style)
+    assert strip.pixels.shape[1] == 256
+    assert strip.pixels.shape[0] >= 256
+    assert strip.num_latents * 32 * 32 == strip.pixels.size
+    spans = strip.spans.tolist()
+    assert (spans[0], spans[-1]) == (0, len(text))
+    assert spans == sorted(spans)
+    assert strip.num_latents == renderer(style).count_latents(text)
+    for row in range(strip.pixels.shape[0] // 32):
+        shown = text[spans[row * 8] : spans[row * 8 + 8]]
+        pixels = strip.pixels[row * 32 : row * 32 + 32]
+        # What a row shows is what a line of its characters shows, a space at its end aside.
+        for trimmed in (shown, shown.removesuffix(" "), shown.removesuffix("\n")):
+            line = render(trimmed, line_style).pixels
+            if line.shape[1] <= 256 and (pixels[:, : line.shape[1]] == line).all():
+                assert (pixels[:, line.shape[1] :] == style.background).all()
+                break
+        else:
+            assert any(unicodedata.category(c) in ("Cf", "Mn", "Me", "Cc", "Zl", "Zp") or c in INVISIBLE for c in text)
+
+
+def test_a_square_breaks_at_spaces_and_long_words_where_they_leave_the_row() -> None:
+    style = StripStyle(layout="square", square_px=256)
+    strip = render("one two three four five six seven " + "m" * 40, style)
+    text = "one two three four five six seven " + "m" * 40
+    rows = [text[strip.spans[row * 8] : strip.spans[row * 8 + 8]] for row in range(8)]
+    assert rows[:2] == ["one two three four five ", "six seven "]
+    assert [len(row) for row in rows[2:5]] == [13, 13, 13]
+    assert "".join(rows) == text
+
+
+def test_a_square_grows_by_rows_where_the_text_needs_them() -> None:
+    style = StripStyle(layout="square", square_px=128)
+    assert render("a", style).pixels.shape == (128, 128)
+    long = render("word " * 100, style)
+    assert long.pixels.shape[0] > 128
+    assert long.num_latents == long.pixels.shape[0] // 32 * 4
+
+
+def test_the_square_of_the_paper_is_1024_pixels_wide_and_has_1024_latents() -> None:
+    strip = render("Natalia sold 48/2 = 24 clips in May.", StripStyle(layout="square"))
+    assert (strip.pixels.shape, strip.num_latents) == ((1024, 1024), 1024)
+
+
+# Fitting
+
+
+@pytest.mark.parametrize(
+    "style",
+    [
+        SANS,
+        StripStyle(line_break=" | ", begin_mark="<<< ", end_mark=" >>>"),
+        StripStyle(cells=3, padding_px=0),
+        StripStyle(padding_px=0, letter_spacing_px=2),
+    ],
+    ids=["plain", "marks", "cells", "spaced"],
+)
+@given(st.text(st.one_of(st.sampled_from("abc \n"), any_character), max_size=80), st.integers(1, 12))
+def test_as_many_characters_as_fit_a_number_of_latents(style: StripStyle, text: str, latents: int) -> None:
+    draw_in = renderer(style)
+    count = draw_in.fit(text, latents)
+    if count:
+        assert draw_in.count_latents(text[:count]) <= latents
+    if count < len(text):
+        assert draw_in.count_latents(text[: count + 1]) > latents or text[count : count + 2] == "\r\n"
+
+
+@given(words_and_more, st.integers(4, 8))
+def test_as_many_characters_as_fit_the_rows_of_a_square(text: str, rows: int) -> None:
+    draw_in = renderer(StripStyle(layout="square", square_px=128))
+    count = draw_in.fit(text, rows * 4)
+    assert draw_in.count_latents(text[:count]) <= rows * 4
+    if draw_in.count_latents(text) <= rows * 4:
+        assert count == len(text)
 
 
 OTHER_VALUES: dict[str, Any] = {
@@ -403,17 +625,27 @@ OTHER_VALUES: dict[str, Any] = {
     "foreground": 40,
     "background": 200,
     "on_missing": "box",
+    "kerning": "pairs",
+    "letter_spacing_px": 1,
+    "cells": 3,
+    "begin_mark": "<think>",
+    "end_mark": "</think>",
+    "layout": "square",
+    "square_px": 512,
 }
+BESIDE: dict[str, dict[str, Any]] = {"cells": {"padding_px": 0}, "square_px": {"layout": "square"}}
+"""Knobs that need another one turned to mean anything."""
 
 
 @pytest.mark.parametrize("knob", [field.name for field in dataclasses.fields(StripStyle)])
 def test_every_knob_changes_pixels_and_fingerprint(knob: str) -> None:
-    other = dataclasses.replace(SANS, **{knob: OTHER_VALUES[knob]})
+    plain = dataclasses.replace(SANS, **BESIDE.get(knob, {}))
+    other = dataclasses.replace(plain, **{knob: OTHER_VALUES[knob]})
     only_maths = chr(min(find_font("DejaVu Math TeX Gyre").coverage - find_font("DejaVu Sans").coverage))
-    text = f"two\nlines {only_maths}"
-    mine, theirs = render(text, SANS).pixels, render(text, other).pixels
+    text = f"two\nlines AV {only_maths}"
+    mine, theirs = render(text, plain).pixels, render(text, other).pixels
     assert mine.shape != theirs.shape or (mine != theirs).any()
-    fingerprints = [renderer(style).fingerprint for style in (SANS, other)]
+    fingerprints = [renderer(style).fingerprint for style in (plain, other)]
     assert fingerprints[0]["sha256"] != fingerprints[1]["sha256"]
     assert fingerprints[0]["style"] != fingerprints[1]["style"]
 
@@ -444,6 +676,18 @@ def test_the_fingerprint_tells_another_release_of_a_shipped_font(tmp_path: Path)
         {"foreground": 256},
         {"background": -1},
         {"on_missing": "guess"},
+        {"kerning": "optical"},
+        {"layout": "round"},
+        {"cells": 0, "padding_px": 0},
+        {"cells": 9, "padding_px": 0},
+        {"cells": 4},
+        {"cells": 4, "padding_px": 0, "kerning": "pairs"},
+        {"cells": 4, "padding_px": 0, "letter_spacing_px": 1},
+        {"begin_mark": "a\nb"},
+        {"end_mark": "\t"},
+        {"layout": "square", "square_px": 1000},
+        {"layout": "square", "square_px": 96},
+        {"layout": "square", "square_px": 128, "padding_px": 40},
         *({"line_break": f"-{character}"} for character in (*BREAKS, *INVISIBLE, "\t", "\x00")),
     ],
     ids=ascii,

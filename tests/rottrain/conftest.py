@@ -56,7 +56,7 @@ def short_rows(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def short_strips(short_rows: Path) -> Path:
     """Strip shards of those rows, 4 a shard. Read only."""
     out = short_rows.parent / "strips"
-    pipeline.render(Source(location=str(short_rows), corpus="jsonl"), StripStyle(), out, rows_per_shard=4)
+    pipeline.render(Source(location=str(short_rows), corpus="generic"), StripStyle(), out, rows_per_shard=4)
     return out
 
 

@@ -83,7 +83,7 @@ def test_a_limit_below_one_is_refused(toy_embeddings: Path, backbone: Backbone, 
 
 def test_shards_without_rows_are_no_rows(tmp_path: Path, backbone: Backbone) -> None:
     file = write_jsonl(tmp_path / "rows.jsonl", [{"question": "q", "cot": "m" * 500, "answer": "7"}])
-    source = Source(location=str(file), corpus="jsonl")
+    source = Source(location=str(file), corpus="generic")
     pipeline.render(source, StripStyle(), tmp_path / "strips", max_latents=3)
     pipeline.embed(tmp_path / "strips", StandInEncoder(), tmp_path / "embedded")
     assert len(ShardRows(EmbeddingShards(tmp_path / "embedded"), backbone)) == 0

@@ -95,15 +95,15 @@ def test_eval_prints_its_pinned_keys_for_each_mode(
 ) -> None:
     modes = ("--modes", "rot,no-cot")
     result = run_rottrain(
-        "eval", stage2_checkpoint, short_rows, "--corpus", "jsonl", "--limit", 3, "--budget", 2, *modes, "--json"
+        "eval", stage2_checkpoint, short_rows, "--corpus", "generic", "--limit", 3, "--budget", 2, *modes, "--json"
     )
     assert result.code == 0
     found = json.loads(result.out)
     pinned = {"mode", "corpus", "n", "accuracy", "reasoning_tokens", "seconds_per_question", "budget"}
     assert all(pinned <= entry.keys() for entry in found)
     assert [(entry["mode"], entry["corpus"], entry["n"], entry["budget"]) for entry in found] == [
-        ("rot", "jsonl", 3, 2),
-        ("no-cot", "jsonl", 3, None),
+        ("rot", "generic", 3, 2),
+        ("no-cot", "generic", 3, None),
     ]
     assert found[0]["reasoning_tokens"] == 2
 
@@ -113,9 +113,9 @@ def test_eval_leaves_out_rows_without_an_answer_and_says_so(
 ) -> None:
     record = {"question": "2+2?", "cot": "4", "answer": "4"}
     file = write_jsonl(tmp_path / "rows.jsonl", [record, "{ broken"])
-    result = run_rottrain("eval", stage2_checkpoint, file, "--corpus", "jsonl", "--budget", 1)
-    assert "left out, since it can't be graded: jsonl-test-000001 (line 2)" in result.err
-    assert result.out.splitlines()[2].startswith("| rot | jsonl | 1 | ")
+    result = run_rottrain("eval", stage2_checkpoint, file, "--corpus", "generic", "--budget", 1)
+    assert "left out, since it can't be graded: generic-test-000001 (line 2)" in result.err
+    assert result.out.splitlines()[2].startswith("| rot | generic | 1 | ")
 
 
 @pytest.fixture
@@ -262,18 +262,20 @@ def test_a_folder_that_is_no_checkpoint_exits_1(run_rottrain: Run, tmp_path: Pat
         (("--modes", "rot,cto"), 2, "--modes takes rot, cot, no-cot, got 'rot,cto'"),
         (("--modes", ""), 2, "--modes takes rot, cot, no-cot"),
         (("--corpus", "gsm9k"), 2, "unknown corpus 'gsm9k'"),
-        (("--corpus", "math"), 1, "it reads as --corpus jsonl"),
+        (("--corpus", "math"), 1, "it reads as --corpus generic"),
     ],
 )
 def test_an_evaluation_that_can_not_be_is_refused(
     run_rottrain: Run, stage2_checkpoint: Path, short_rows: Path, arguments: tuple[object, ...], code: int, message: str
 ) -> None:
-    assert_refused(run_rottrain("eval", stage2_checkpoint, short_rows, "--corpus", "jsonl", *arguments), code, message)
+    assert_refused(
+        run_rottrain("eval", stage2_checkpoint, short_rows, "--corpus", "generic", *arguments), code, message
+    )
 
 
 def test_an_evaluation_without_usable_rows_exits_2(run_rottrain: Run, stage2_checkpoint: Path, tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "rows.jsonl", ["{ broken"])
-    result = run_rottrain("eval", stage2_checkpoint, file, "--corpus", "jsonl")
+    result = run_rottrain("eval", stage2_checkpoint, file, "--corpus", "generic")
     assert_refused(result, 2, "there are no rows to evaluate on")
 
 
@@ -361,7 +363,7 @@ def test_reading_commands_change_nothing(
 ) -> None:
     before = contents(stage2_checkpoint)
     ask("2+2?")
-    run_rottrain("eval", stage2_checkpoint, short_rows, "--corpus", "jsonl", "--limit", 1, "--budget", 1)
+    run_rottrain("eval", stage2_checkpoint, short_rows, "--corpus", "generic", "--limit", 1, "--budget", 1)
     assert contents(stage2_checkpoint) == before
 
 

@@ -120,7 +120,7 @@ def test_latents_are_kept_only_where_asked() -> None:
         assert {entry.generation.latents_KD is not None for entry in judged} == {kept}
 
 
-@pytest.mark.parametrize(("corpus", "correct"), [("math", True), ("gsm8k", False), ("toy", False), ("jsonl", False)])
+@pytest.mark.parametrize(("corpus", "correct"), [("math", True), ("gsm8k", False), ("toy", False), ("generic", False)])
 def test_maths_corpora_are_graded_as_latex_and_the_others_as_numbers(corpus: str, correct: bool) -> None:
     rot = StandInRoT()
     rot.generate = lambda questions, **_: [

@@ -11,8 +11,9 @@ import pytest
 import torch
 
 from rotdata.corpora import Row
+from rotdata.png import decode_png
 from rotdata.shards import EmbeddedRows, EmbeddingShards
-from rotdata.strips import StripStyle, decode_png, render
+from rotdata.strips import StripStyle, render
 from rottrain.evaluate import Judged
 from rottrain.generate import Generation
 from rottrain.trace import LatentIndex, Nearest, Trace, data_uri, latent_texts, trace

@@ -514,7 +514,7 @@ def test_stage_2_refuses_shards_of_another_encoding_than_stage_1(
 
 def test_shards_without_rows_are_refused(first: Run, tiny_folder: Path, tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "rows.jsonl", [{"question": "q", "cot": "m" * 500, "answer": "7"}])
-    pipeline.render(Source(location=str(file), corpus="jsonl"), StripStyle(), tmp_path / "strips", max_latents=3)
+    pipeline.render(Source(location=str(file), corpus="generic"), StripStyle(), tmp_path / "strips", max_latents=3)
     pipeline.embed(tmp_path / "strips", load_encoder(find_model(str(tiny_folder)), device="cpu"), tmp_path / "shards")
     with pytest.raises(ShardMismatch, match="holds no rows to train on"):
         run_stage1(tmp_path / "shards", str(tiny_folder), tmp_path / "out", Stage1Config())

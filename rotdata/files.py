@@ -1,0 +1,271 @@
+"""Files, folders and globs -> records, in any of the formats that corpora come in. Knows bytes, not fields.
+
+The format is told by the content, and by the name only where the content leaves it open. What can't be read is an
+Unreadable in its place: the records before and after it are kept.
+"""
+
+from __future__ import annotations
+
+import codecs
+import csv
+import glob
+import gzip
+import io
+import json
+import re
+import sys
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import IO, Any, Literal, cast
+
+from rotdata.errors import SourceError
+
+Record = dict[str, Any]
+Format = Literal["jsonl", "json", "csv", "tsv", "txt", "parquet"]
+
+LINE = "line"
+"""Field that holds a line of a plain text file."""
+
+_SUFFIXES: dict[str, Format] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".csv": "csv",
+    ".tsv": "tsv",
+    ".txt": "txt",
+    ".parquet": "parquet",
+}
+_SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
+_SPLITS |= {"dev": "validation"}
+_PEEKED_BYTES = 1 << 16
+_ROWS_PER_BATCH = 500
+_BROKEN_OFF = (EOFError, gzip.BadGzipFile, zlib.error)
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """Why a stretch of a file is no record."""
+
+    reason: str
+
+
+def find_files(location: str, split: str) -> tuple[Path, list[Path]]:
+    """The root and the files of a file, folder or glob, in order of name; none if nothing is there.
+
+    Where names in a folder tell splits apart (train.jsonl, test/1.json), those of `split` are taken. Raises SourceError
+    for a folder without files of a known format or of that split.
+    """
+    path = Path(location)
+    if path.is_file():
+        return path.parent, [path]
+    if path.is_dir():
+        files = sorted(file for file in path.rglob("*") if _suffix(file) in _SUFFIXES and file.is_file())
+        if not files:
+            raise SourceError(f"no {', '.join(_SUFFIXES)} files in folder {path}")
+        return path, _of_split(path, files, split)
+    if glob.has_magic(location):
+        found = sorted(map(Path, glob.glob(location, recursive=True)))  # noqa: PTH207 -- absolute patterns too
+        files = [file for file in found if file.is_file()]
+        if not files:
+            raise SourceError(f"no file matches {location}")
+        return _common_folder(files), files
+    return path, []
+
+
+def records(file: Path) -> Iterator[tuple[str, Record | Unreadable]]:
+    """(place, record) pairs of a file; records may be other things than objects, as JSON allows.
+
+    Raises SourceError where nothing of the file can be read.
+    """
+    try:
+        kind = _format(file)
+        if kind == "parquet":
+            yield from _parquet_records(file)
+        elif kind == "json":
+            yield from _json_records(file)
+        elif kind in ("csv", "tsv"):
+            yield from _csv_records(file, "," if kind == "csv" else "\t")
+        else:
+            yield from _line_records(file, plain=kind == "txt")
+    except OSError as error:
+        raise SourceError(f"{file} can't be read: {error.strerror or error}") from error
+
+
+def _of_split(root: Path, files: list[Path], split: str) -> list[Path]:
+    named = {file: found for file in files if (found := _split_in(file.relative_to(root)))}
+    if not named:
+        return files
+    wanted = _SPLITS.get(split, split)
+    chosen = [file for file in files if named.get(file) == wanted]
+    if not chosen:
+        raise SourceError(
+            f"the names of the files in {root} tell the splits {', '.join(sorted(set(named.values())))}, "
+            f"not {split}: choose one with --split"
+        )
+    return chosen
+
+
+def _split_in(path: Path) -> str | None:
+    """The split that the words of a relative path name, if they name just one."""
+    words = {_SPLITS[word] for word in re.split(r"[^a-z]+", path.as_posix().lower()) if word in _SPLITS}
+    return words.pop() if len(words) == 1 else None
+
+
+def _common_folder(files: list[Path]) -> Path:
+    parents = [file.parent for file in files]
+    root = parents[0]
+    while not all(parent.is_relative_to(root) for parent in parents):
+        root = root.parent
+    return root
+
+
+def _suffix(file: Path) -> str:
+    """The suffix that tells the format, .gz aside."""
+    name = file.name.lower().removesuffix(".gz")
+    return Path(name).suffix
+
+
+def _open(file: Path) -> IO[bytes]:
+    with file.open("rb") as stream:
+        zipped = stream.read(2) == b"\x1f\x8b"
+    return cast("IO[bytes]", gzip.open(file)) if zipped else file.open("rb")
+
+
+def _peek(file: Path) -> bytes:
+    """The first bytes of the content, as many as there are before a break."""
+    head = b""
+    with _open(file) as stream:
+        try:
+            while len(head) < _PEEKED_BYTES and (more := stream.read(512)):
+                head += more
+        except _BROKEN_OFF:
+            pass  # told where the records end
+    return head
+
+
+def _encoding(head: bytes) -> str:
+    if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return "utf-16"
+    return "utf-8-sig"
+
+
+def _format(file: Path) -> Format:
+    """What the content is; its name decides what the content leaves open."""
+    head = _peek(file)
+    if head.startswith(b"PAR1"):
+        return "parquet"
+    named = _SUFFIXES.get(_suffix(file))
+    if named == "parquet":
+        raise SourceError(f"{file} is no Parquet file: it is truncated, damaged, or named wrongly")
+    text = head.decode(_encoding(head), errors="replace").lstrip()
+    first, _, rest = text.partition("\n")
+    if named not in ("csv", "tsv") and text.startswith("{") and rest.strip() and _is_json(first):
+        return "jsonl"  # whatever it is called
+    if named in ("csv", "tsv", "txt"):
+        return named
+    if text.startswith(("{", "[")):
+        # A document may begin on a line of its own; a file of lines may begin with a broken one.
+        document = named == "json" or first.rstrip() in ("{", "[") or (named is None and _is_json(text))
+        return "json" if document else "jsonl"
+    return named or ("txt" if "||" in first else "tsv" if "\t" in first else "csv")
+
+
+def _is_json(text: str) -> bool:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _line_records(file: Path, *, plain: bool) -> Iterator[tuple[str, Record | Unreadable]]:
+    number = 0
+    with _open(file) as stream:
+        lines = _utf16_lines(stream) if _encoding(_peek(file)) == "utf-16" else stream
+        try:
+            for number, line in enumerate(lines, start=1):
+                if line.strip():
+                    yield f"line {number}", _line_record(line, number, plain=plain)
+        except (*_BROKEN_OFF, UnicodeDecodeError) as error:
+            yield f"line {number + 1}", _broken_off(f"line {number}", error)
+
+
+def _utf16_lines(stream: IO[bytes]) -> Iterator[bytes]:
+    return (line.encode("utf-8", "surrogatepass") for line in io.TextIOWrapper(stream, encoding="utf-16"))
+
+
+def _line_record(line: bytes, number: int, *, plain: bool) -> Record | Unreadable:
+    try:
+        text = line.decode("utf-8-sig").strip()
+        return {LINE: text} if plain else json.loads(text)
+    except UnicodeDecodeError as error:
+        return Unreadable(f"line {number} is not UTF-8: {error.reason} at byte {error.start}")
+    except json.JSONDecodeError as error:
+        return Unreadable(f"line {number} is malformed JSON: {error.msg} at column {error.colno}")
+    except ValueError:
+        return Unreadable(f"line {number} holds a number of too many digits")
+    except RecursionError:
+        return Unreadable(f"line {number} is malformed JSON: nested too deeply")
+
+
+def _json_records(file: Path) -> Iterator[tuple[str, Record]]:
+    try:
+        with _open(file) as stream:
+            content = stream.read()
+        data = json.loads(content.decode(_encoding(content)))
+    except (*_BROKEN_OFF, ValueError, RecursionError) as error:
+        raise SourceError(f"{file} is not one JSON document: {error}; a record a line is .jsonl") from error
+    if isinstance(data, dict):
+        lists = [value for value in data.values() if isinstance(value, list) and value and isinstance(value[0], dict)]
+        data = lists[0] if len(lists) == 1 else [data]  # {"data": [...]} holds records, any other object is one
+    for index, record in enumerate(data if isinstance(data, list) else [data]):
+        yield f"record {index}", record
+
+
+def _csv_records(file: Path, delimiter: str) -> Iterator[tuple[str, Record | Unreadable]]:
+    csv.field_size_limit(sys.maxsize)
+    number = 0
+    with _open(file) as stream:
+        # Bytes that are not UTF-8 become lone surrogates, which no row may hold: rejects in their place.
+        text = io.TextIOWrapper(stream, encoding=_encoding(_peek(file)), errors="surrogateescape", newline="")
+        rows = csv.DictReader(text, delimiter=delimiter)
+        try:
+            for number, row in enumerate(rows, start=1):
+                if None in row:
+                    yield f"record {number}", Unreadable(f"record {number} has more fields than the header")
+                else:
+                    yield f"record {number}", {name: value for name, value in row.items() if value is not None}
+        except (*_BROKEN_OFF, csv.Error, UnicodeError) as error:
+            yield f"record {number + 1}", _broken_off(f"record {number}", error)
+
+
+def _parquet_records(file: Path) -> Iterator[tuple[str, Record | Unreadable]]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    number = -1
+    try:
+        parquet = pq.ParquetFile(file)
+        columns = [field.name for field in parquet.schema_arrow if not _is_payload(field.type)]
+        for batch in parquet.iter_batches(batch_size=_ROWS_PER_BATCH, columns=columns):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"row {number}", row
+    except (pa.ArrowException, OSError) as error:
+        if number < 0:
+            raise SourceError(f"{file} is no Parquet file that can be read: {error}") from error
+        yield f"row {number + 1}", _broken_off(f"row {number}", error)
+
+
+def _is_payload(kind: Any) -> bool:
+    """Whether a column holds pictures or embeddings, which are no part of a record."""
+    import pyarrow as pa
+
+    nested = pa.types.is_list(kind) and not pa.types.is_string(kind.value_type)
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind) or nested)
+
+
+def _broken_off(after: str, error: Exception) -> Unreadable:
+    return Unreadable(f"the file breaks off after {after}: {error}")

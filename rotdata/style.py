@@ -1,0 +1,110 @@
+"""StripStyle: all that decides the pixels of a strip, validated where it is made."""
+
+from __future__ import annotations
+
+import unicodedata
+from dataclasses import dataclass
+from typing import Literal
+
+from rotdata.errors import UsageError
+
+OnMissing = Literal["fallback", "box", "error"]
+Kerning = Literal["none", "pairs"]
+Layout = Literal["line", "square"]
+
+LINE_BREAKS = "\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029"
+REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
+_VARIATION_SELECTORS = frozenset(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
+
+
+@dataclass(frozen=True, kw_only=True)
+class StripStyle:
+    """All that decides the pixels of a strip. The defaults are the paper's: 32 px high, 20 px font, 4 px padding."""
+
+    font: str = "DejaVu Sans"
+    """A shipped or installed family, or the path of a font file."""
+    font_size_px: int = 20
+    height_px: int = 32
+    """The encoder's factor: height of a line, and the width of one latent."""
+    padding_px: int = 4
+    """Blank columns before the first and after the last character of a line; whole latents where there are cells."""
+    line_break: str = " "
+    """What stands for a line break; an end of line of two characters (CR LF) counts once."""
+    foreground: int = 0
+    """Grey value of ink, 0 to 255."""
+    background: int = 255
+    on_missing: OnMissing = "fallback"
+    """A character the font lacks: try the fallback fonts and then draw a box, draw a box at once, or raise."""
+    kerning: Kerning = "none"
+    """With pairs, the font's kern table moves the letters of a word; spaces and GPOS tables play no part."""
+    letter_spacing_px: int = 0
+    """Added to the advance of every character that has one."""
+    cells: int | None = None
+    """Characters a latent: each is drawn within a cell of height_px / cells columns, so that none straddles latents."""
+    begin_mark: str = ""
+    """Drawn before the text; belongs to no character's span."""
+    end_mark: str = ""
+    layout: Layout = "line"
+    """One line, or lines of one latent's height wrapped at words into a square, latents in reading order."""
+    square_px: int = 1024
+    """Side of the square; the paper's is 1024."""
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for values that can't make a strip."""
+        if self.height_px < 8 or self.font_size_px < 4 or self.padding_px < 0:
+            raise UsageError(
+                f"height {self.height_px} px, font {self.font_size_px} px, padding {self.padding_px} px can't be "
+                "drawn: the height is at least 8, the font at least 4, the padding at least 0"
+            )
+        if not (0 <= self.foreground <= 255 and 0 <= self.background <= 255):
+            raise UsageError(f"grey values run from 0 to 255, got {self.foreground} on {self.background}")
+        for name, choices in (("on_missing", OnMissing), ("kerning", Kerning), ("layout", Layout)):
+            if getattr(self, name) not in choices.__args__:  # type: ignore[attr-defined]  # a Literal has them
+                raise UsageError(f"{name} is one of {', '.join(choices.__args__)}, got {getattr(self, name)!r}")  # type: ignore[attr-defined]
+        for name in ("line_break", "begin_mark", "end_mark"):
+            if any(spelling(character, "") is not None for character in getattr(self, name)):
+                raise UsageError(
+                    f"{name} can't itself hold line breaks, tabs or invisible characters: {getattr(self, name)!r}"
+                )
+        self._check_cells()
+        self._check_square()
+
+    def _check_cells(self) -> None:
+        if self.cells is None:
+            return
+        if not 1 <= self.cells <= self.height_px // 4:
+            raise UsageError(
+                f"a latent of {self.height_px} px has room for 1 to {self.height_px // 4} cells, got {self.cells}"
+            )
+        if self.padding_px % self.height_px:
+            raise UsageError(
+                f"padding of {self.padding_px} px would push cells across latents: with cells it is 0 or a multiple of "
+                f"{self.height_px}"
+            )
+        if self.kerning != "none" or self.letter_spacing_px:
+            raise UsageError("cells have one width: they go with neither kerning nor letter spacing")
+
+    def _check_square(self) -> None:
+        if self.layout == "line":
+            return
+        if self.square_px % self.height_px or self.square_px < 4 * self.height_px:
+            raise UsageError(
+                f"a square has a side of at least four latents and of whole latents of {self.height_px} px, got "
+                f"{self.square_px} px"
+            )
+        if 4 * self.padding_px > self.square_px:
+            raise UsageError(f"padding of {self.padding_px} px leaves no room in a square of {self.square_px} px")
+
+
+def spelling(character: str, line_break: str) -> str | None:
+    """What is drawn in place of a character that has no picture of its own; None if it is drawn as itself."""
+    if character in LINE_BREAKS:
+        return line_break
+    if character == "\t":
+        return " "
+    category = unicodedata.category(character)
+    if category == "Cf" or character in _VARIATION_SELECTORS:
+        return ""
+    if category in ("Cc", "Cs") or ord(character) & 0xFFFE == 0xFFFE:
+        return REPLACEMENT
+    return None
