@@ -38,8 +38,16 @@ def render(
     source: Annotated[str, typer.Argument(help="File, folder, glob, Hub dataset id (owner/name), or toy.")],
     out: Out,
     corpus: Annotated[str, typer.Option(help="Name of the corpus (docs/corpora.md); auto recognises it.")] = "auto",
-    font: Annotated[str, typer.Option(help="A family (see rotdata fonts), a style of one, or a font file.")] = "DejaVu",
-    font_size: Annotated[int, typer.Option(help="Font size in pixels.")] = 20,
+    font: Annotated[
+        str | None,
+        typer.Option(
+            help="A family (see rotdata fonts), a style of one, or a font file.",
+            show_default="DejaVu, or mono in cells",
+        ),
+    ] = None,
+    font_size: Annotated[
+        int | None, typer.Option(help="Font size in pixels.", show_default="20, or what fits the cells")
+    ] = None,
     height: Annotated[
         int | None, typer.Option(help="Strip height in pixels: the factor of the encoder.", show_default="32")
     ] = None,
@@ -97,7 +105,7 @@ def render(
 ) -> None:
     """Draw every chain of thought of a corpus as a strip."""
     from rotdata import corpora, pipeline
-    from rotdata.strips import StripStyle
+    from rotdata.strips import StripStyle, font_size_for_cells
 
     rows = corpora.Source(
         location=source,
@@ -111,10 +119,14 @@ def render(
         latex=latex,
         asymptote=asymptote,
     )
+    height_px = _height(height, model)
+    font = font or ("DejaVu" if cells is None else "DejaVu Sans Mono")
+    if font_size is None:
+        font_size = 20 if cells is None else font_size_for_cells(font, cells, height_px)
     style = StripStyle(
         font=font,
         font_size_px=font_size,
-        height_px=_height(height, model),
+        height_px=height_px,
         padding_px=padding if padding is not None else 4 if cells is None else 0,
         line_break=line_break,
         foreground=background if inverted else foreground,

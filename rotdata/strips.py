@@ -18,10 +18,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rotdata.glyphs import Glyphs, MissingGlyph
-from rotdata.lines import CellLine, Line, ProportionalLine
+from rotdata.lines import CellLine, Line, ProportionalLine, font_size_for_cells
 from rotdata.style import StripStyle
 
-__all__ = ["MissingGlyph", "Renderer", "Strip", "StripStyle", "render", "renderer"]
+__all__ = ["MissingGlyph", "Renderer", "Strip", "StripStyle", "font_size_for_cells", "render", "renderer"]
 
 
 @dataclass(frozen=True, slots=True)

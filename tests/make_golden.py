@@ -22,6 +22,16 @@ PICTURES = {
     "maths": (r"$\frac{\pi}{2}$ ∑ ∫ √2 ≤ ⎛x⎞ α≠β", StripStyle(font="DejaVu Math TeX Gyre")),
     "accents": ("cafe\u0301 naïve x\u0302 Ẵ", StripStyle()),
     "foreign": ("שלום 数 🦀 \u202eabc \x00", StripStyle()),
+    "cells": (
+        "<<7+5=12>> Wide iIl %mW e\u0301",
+        StripStyle(font="DejaVu Sans Mono", font_size_px=17, cells=3, padding_px=0),
+    ),
+    "kerned": ("AVATAR To We, kerned by Typography", StripStyle(kerning="pairs", letter_spacing_px=1)),
+    "marked": ("3+4=7", StripStyle(begin_mark="<think> ", end_mark=" </think>", font="DejaVu Sans Mono")),
+    "square": (
+        "Natalia sold 48/2 = 24 clips in May.\nNatalia sold 48+24 = 72 clips, Donaudampfschifffahrtsgesellschaft.",
+        StripStyle(layout="square", square_px=256, font_size_px=18),
+    ),
     "inverted": ("small, white on black", StripStyle(font_size_px=14, foreground=255, background=0)),
 }
 

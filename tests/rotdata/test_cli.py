@@ -134,7 +134,11 @@ def test_every_option_that_decides_bytes_reaches_the_settings(
         (("--inverted",), {"foreground": 255, "background": 0}),
         (("--foreground", 10, "--background", 200), {"foreground": 10, "background": 200}),
         (("--kerning", "pairs", "--letter-spacing", 1), {"kerning": "pairs", "letter_spacing_px": 1}),
-        (("--cells", 3), {"cells": 3, "padding_px": 0}),
+        (("--cells", 3), {"cells": 3, "padding_px": 0, "font": "DejaVu Sans Mono", "font_size_px": 17}),
+        (
+            ("--cells", 4, "--font", "dejavu", "--font-size", 11),
+            {"cells": 4, "font": "DejaVu Sans", "font_size_px": 11},
+        ),
         (("--cells", 2, "--padding", 32), {"cells": 2, "padding_px": 32}),
         (("--begin-mark", "<think>", "--end-mark", "</think>"), {"begin_mark": "<think>", "end_mark": "</think>"}),
         (("--layout", "square", "--square", 256), {"layout": "square", "square_px": 256}),

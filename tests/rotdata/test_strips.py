@@ -22,7 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rotdata import lines
 from rotdata.errors import UnknownFont, UsageError
 from rotdata.fonts import find_font, shipped_fonts
-from rotdata.strips import MissingGlyph, Renderer, Strip, StripStyle, render, renderer
+from rotdata.strips import MissingGlyph, Renderer, Strip, StripStyle, font_size_for_cells, render, renderer
 
 MARGIN_PX = 64
 SANS = StripStyle()
@@ -504,6 +504,14 @@ def test_a_glyph_in_a_cell_is_whole_and_as_large_as_fits(character: str, cells: 
     across = np.flatnonzero((alone != 255).any(axis=0))
     np.testing.assert_array_equal(cell[:, left:right], alone[:, across.min() : across.max() + 1])
     assert bottom > top
+
+
+@pytest.mark.parametrize(("cells", "size"), [(1, 20), (2, 20), (3, 17), (4, 14), (8, 7)])
+def test_the_font_size_for_cells_is_the_largest_whose_zero_fits(cells: int, size: int) -> None:
+    assert font_size_for_cells("mono", cells, 32) == size
+    path = find_font("mono").path
+    assert round(font_of(path, size).getlength("0")) <= 32 // cells
+    assert size == 20 or round(font_of(path, size + 1).getlength("0")) > 32 // cells
 
 
 def test_a_combining_mark_is_drawn_in_the_cell_before_it() -> None:
