@@ -98,13 +98,14 @@ def render(
         Literal["reject", "truncate", "split"], typer.Option(help="What becomes of rows with more latents.")
     ] = "reject",
     num_proc: Annotated[int, typer.Option(help="Processes that draw.")] = 1,
+    check_ocr: Annotated[int, typer.Option(min=0, help="Read this many strips back by OCR and count the errors.")] = 0,
     max_rejects: MaxRejects = 0.01,
     overwrite: Overwrite = False,  # noqa: FBT002
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and make nothing.")] = False,  # noqa: FBT002
     json_: Json = False,  # noqa: FBT002
 ) -> None:
     """Draw every chain of thought of a corpus as a strip."""
-    from rotdata import corpora, pipeline
+    from rotdata import corpora, legibility, pipeline
     from rotdata.strips import StripStyle, font_size_for_cells
 
     rows = corpora.Source(
@@ -145,8 +146,15 @@ def render(
         manifest = pipeline.plan_render(corpora.resolve(rows), style, **options)
         _print_plan(manifest, out, as_json=json_)
         return
+    if check_ocr:
+        legibility.load_reader()  # what is missing is better said before than after
     summary = pipeline.render(rows, style, out, **options, num_proc=num_proc, overwrite=overwrite)
-    _finish(summary, out, max_rejects, as_json=json_)
+    found = legibility.check_folder(out, check_ocr) if check_ocr else None
+    if found:
+        say(
+            f"{found.strips} strips read back: {found.errors} of {found.characters} characters wrong ({found.rate:.2%})"
+        )
+    _finish(summary, out, max_rejects, as_json=json_, more={"legibility": found.as_json()} if found else {})
 
 
 @app.command()
@@ -296,10 +304,10 @@ def _name(character: str) -> str:
     return f"{shown}U+{ord(character):04X}"
 
 
-def _finish(summary: Any, out: Path, max_rejects: float, *, as_json: bool) -> None:
+def _finish(summary: Any, out: Path, max_rejects: float, *, as_json: bool, more: dict[str, Any] | None = None) -> None:
     """Print a summary; exit code 3 if more rows were rejected than `max_rejects` allows."""
     if as_json:
-        print_json(dataclasses.asdict(summary))
+        print_json(dataclasses.asdict(summary) | (more or {}))
     else:
         typer.echo(
             f"{out}: {summary.rows_out} of {summary.rows_in} rows, {summary.latents} latents in "
