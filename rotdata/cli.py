@@ -13,6 +13,7 @@ from rotdata.console import EXIT_MISMATCH, EXIT_REJECTS, print_json, run_app, sa
 
 if TYPE_CHECKING:
     from rotdata.shards import Manifest
+    from rotdata.stats import Stats
 
 _LISTED = 20  # characters named one by one
 
@@ -209,6 +210,31 @@ def verify(
 
 
 @app.command()
+def stats(
+    folder: Annotated[Path, typer.Argument(help="Folder of strip or embedding shards.")],
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="A tokenizer.json, its folder, or a Hub id.", show_default="an estimate: bytes / 4"),
+    ] = None,
+    budgets: Annotated[str, typer.Option(help="Comma-separated numbers of latents.")] = "16,32,64,128",
+    plot: Annotated[Path | None, typer.Option(help="Draw the numbers into a .png, .svg or .pdf file.")] = None,
+    json_: Json = False,  # noqa: FBT002
+) -> None:
+    """How long strips are, what rendering compresses, and what a budget cuts off."""
+    from rotdata import stats as numbers
+    from rotdata.tokens import token_counter
+
+    found = numbers.measure(folder, token_counter(tokenizer), _whole_numbers("--budgets", budgets))
+    if plot is not None:
+        numbers.plot(found, plot)
+        say(f"plots are in {plot}")
+    if json_:
+        print_json(found.as_json())
+    else:
+        typer.echo(_stats_table(found))
+
+
+@app.command()
 def fonts(
     source: Annotated[str | None, typer.Argument(help="A corpus, to see which of its characters each lacks.")] = None,
     corpus: Annotated[str, typer.Option(help="Name of the corpus; auto recognises it.")] = "auto",
@@ -248,6 +274,50 @@ def fonts(
 def main() -> None:
     """Entry point of the console script."""
     run_app(app)
+
+
+def _whole_numbers(option: str, text: str) -> list[int]:
+    """The numbers of a comma-separated option."""
+    from rotdata.errors import UsageError
+
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(f"{option} takes whole numbers with commas between, as in 16,32, got {text!r}") from None
+
+
+def _stats_table(found: Stats) -> str:
+    """A folder's numbers as text."""
+    columns = ("mean", "min", "p25", "median", "p75", "p90", "p99", "max")
+    tokens = f"text tokens ({found.tokenizer})"
+    lines = [
+        f"{found.name}, {found.kind}: {found.rows} rows, {found.rows_rejected} rejected, {found.duplicates} repeated",
+        "",
+        f"{'':<44}" + "".join(f"{name:>9}" for name in columns),
+    ]
+    for title, spread in (
+        ("latents (K)", found.latents),
+        ("characters", found.characters),
+        (tokens, found.text_tokens),
+    ):
+        values = (
+            f"{getattr(spread, name):>9.1f}" if name == "mean" else f"{getattr(spread, name):>9}" for name in columns
+        )
+        lines.append(f"{title:<44}" + "".join(values))
+    estimate = ", estimated" if found.tokens_estimated else ""
+    lines += [
+        "",
+        f"characters a latent: {found.characters_per_latent:.2f}",
+        f"compression from rendering: {found.rendering_compression:.2f} text tokens a latent{estimate}",
+        f"rows with fewer latents than text tokens: {found.rows_compressed:.1%}",
+        "",
+        f"{'budget':>8}{'rows that fit':>16}{'characters held':>18}{'compression from the budget':>30}",
+    ]
+    lines += [
+        f"{each.budget:>8}{each.rows:>16.1%}{each.characters:>18.1%}{each.compression:>29.2f}x"
+        for each in found.budgets
+    ]
+    return "\n".join(lines)
 
 
 def _height(height: int | None, model: str | None) -> int:
