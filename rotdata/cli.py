@@ -271,6 +271,24 @@ def fonts(
             typer.echo(f"    {entry['covered']:.3%} of the corpus, {lacking}")
 
 
+@app.command()
+def doctor(json_: Json = False) -> None:  # noqa: FBT002
+    """Look at versions, fonts, devices, disk and the Hub, and say what to do; exit code 1 if something is missing."""
+    from rotdata import doctor as examination
+
+    findings = []
+    for finding in examination.examine():
+        findings.append(finding)
+        if not json_:
+            typer.echo(f"{finding.status:<8} {finding.name}: {finding.found}")
+            if finding.remedy:
+                typer.echo(f"         -> {finding.remedy}")
+    if json_:
+        print_json([dataclasses.asdict(finding) for finding in findings])
+    if any(finding.status == "problem" for finding in findings):
+        raise typer.Exit(1)
+
+
 def main() -> None:
     """Entry point of the console script."""
     run_app(app)
