@@ -12,6 +12,9 @@ import typer
 from rotdata.console import EXIT_MISMATCH, EXIT_REJECTS, print_json, run_app, say
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rotdata.plan import CorpusPlan
     from rotdata.shards import Manifest
     from rotdata.stats import Stats
 
@@ -272,6 +275,49 @@ def fonts(
 
 
 @app.command()
+def plan(
+    source: Annotated[str, typer.Argument(help="File, folder, glob, Hub dataset id (owner/name), or toy.")],
+    model: Annotated[str, typer.Option(help="tiny, qwen3-vl[-2b|-4b|-8b], a model's folder or a Hub id.")] = "tiny",
+    corpus: Annotated[str, typer.Option(help="Name of the corpus; auto recognises it.")] = "auto",
+    split: Annotated[str, typer.Option(help="Split of the dataset.")] = "train",
+    config: Annotated[str | None, typer.Option(help="Configuration of a Hub dataset.")] = None,
+    limit: Annotated[int | None, typer.Option(help="Read no more than this many rows.")] = None,
+    font: Annotated[str, typer.Option(help="A family, a style of one, or a font file.")] = "DejaVu",
+    font_size: Annotated[int, typer.Option(help="Font size in pixels.")] = 20,
+    max_latents: Annotated[int, typer.Option(help="Latents that a strip may have.")] = 4096,
+    rows_per_shard: Annotated[int, typer.Option(help="Source rows a shard.")] = 1000,
+    tokenizer: Annotated[str | None, typer.Option(help="A tokenizer.json, its folder, or a Hub id.")] = None,
+    out: Annotated[Path, typer.Option(help="Folder whose disk is to hold the shards.")] = Path(),
+    device: Annotated[str | None, typer.Option(help="cuda, cuda:1, cpu; by default a GPU if there is one.")] = None,
+    json_: Json = False,  # noqa: FBT002
+) -> None:
+    """Say what rendering and embedding a corpus will take: rows, latents, bytes, time, disk. Makes nothing."""
+    from rotdata import corpora
+    from rotdata import plan as planning
+    from rotdata.models import find_model
+    from rotdata.strips import StripStyle
+    from rotdata.tokens import token_counter
+
+    folder = find_model(model, files=("config.json",))
+    found = planning.plan(
+        corpora.Source(location=source, corpus=corpus, split=split, config=config, limit=limit),
+        StripStyle(font=font, font_size_px=font_size, height_px=folder.factor_px()),
+        folder,
+        out,
+        max_latents=max_latents,
+        rows_per_shard=rows_per_shard,
+        counter=token_counter(tokenizer) if tokenizer else None,
+        device=device,
+    )
+    if json_:
+        print_json(found.as_json())
+    else:
+        typer.echo("\n".join(_plan_lines(found)))
+    for warning in found.warnings:
+        say(f"warning: {warning}")
+
+
+@app.command()
 def doctor(json_: Json = False) -> None:  # noqa: FBT002
     """Look at versions, fonts, devices, disk and the Hub, and say what to do; exit code 1 if something is missing."""
     from rotdata import doctor as examination
@@ -336,6 +382,32 @@ def _stats_table(found: Stats) -> str:
         for each in found.budgets
     ]
     return "\n".join(lines)
+
+
+def _plan_lines(found: CorpusPlan) -> Iterator[str]:
+    """What a corpus will take, as text."""
+    from rotdata.plan import histogram_lines
+
+    spread = found.latents_per_row
+    yield f"{found.name}: {found.rows} rows and {found.rejects} rejects, {found.latents} latents"
+    yield f"latents a row: mean {spread.mean:.1f}, median {spread.median}, 90% up to {spread.p90}, longest {spread.max}"
+    if found.tokens_per_latent is not None:
+        yield f"text tokens a latent: {found.tokens_per_latent:.2f} ({found.tokenizer})"
+    yield from histogram_lines(found.latents_histogram)
+    yield f"strips: {found.strips_gigabytes:.2f} GB, rendered in {_duration(found.render_s)} by one process"
+    for choice in found.choices:
+        how = "by the probe" if choice.measured else "raw values"
+        yield f"embeddings as {choice.store}: {choice.gigabytes:.2f} GB in {choice.shards} shards ({how})"
+    if found.embed_s is not None:
+        yield f"embedding with {found.model}, {found.device}: {_duration(found.embed_s)}"
+    yield f"free disk: {found.free_gigabytes:.1f} GB"
+
+
+def _duration(seconds: float) -> str:
+    """Seconds for people."""
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def _height(height: int | None, model: str | None) -> int:

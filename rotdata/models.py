@@ -63,7 +63,10 @@ FAMILIES = {
     "qwen2_5_vl": Family(encoder="qwen:Qwen25VLEncoder", mean=_CLIP_MEAN, std=_CLIP_STD, limits=_QWEN2_LIMITS),
     "llava_next": Family(encoder="llava:LlavaNextEncoder", merge=2, frames=1, mean=_CLIP_MEAN, std=_CLIP_STD),
 }
-"""model_type of a model's config.json -> its family. Means, deviations and limits are those of every checkpoint of it."""
+"""model_type of a model's config.json -> its family.
+
+Means, deviations and limits are those that every published checkpoint of the family states.
+"""
 
 _NEEDED = ("*.json", "*.jinja", "*.txt", "*.model", "*.safetensors")
 
@@ -129,6 +132,16 @@ class ModelFolder:
             )
         return limits
 
+    def embedding_width(self) -> int:
+        """D: how wide its latents are, as config.json says. Raises UnknownModel."""
+        config = self.config()
+        width = config.get("vision_config", {}).get("out_hidden_size") or config.get("text_config", {}).get(
+            "hidden_size"
+        )
+        if not isinstance(width, int):
+            raise UnknownModel(f"the config.json of {self.name} names no width of embeddings: is it a VLM's folder?")
+        return width
+
     def weight_files(self) -> list[Path]:
         """The safetensors files, sorted. Raises UnknownModel if there is none."""
         files = sorted(self.path.glob("*.safetensors"))
@@ -177,5 +190,7 @@ def _download(hub_id: str, revision: str | None, files: Sequence[str]) -> ModelF
         path = Path(snapshot_download(hub_id, revision=revision, allow_patterns=list(files)))
     except (OSError, ValueError, RuntimeError) as error:  # huggingface_hub's errors derive from these
         asked = hub_id if revision is None else f"{hub_id} at revision {revision}"
-        raise UnknownModel(f"the Hub model {asked} can't be fetched: {error}; or give a folder that holds it") from error
+        raise UnknownModel(
+            f"the Hub model {asked} can't be fetched: {error}; or give a folder that holds it"
+        ) from error
     return ModelFolder(name=hub_id, path=path, revision=path.name)  # a snapshot's folder is named after its commit
