@@ -213,6 +213,28 @@ def verify(
 
 
 @app.command()
+def preview(
+    folder: Annotated[Path, typer.Argument(help="Folder of strip or embedding shards.")],
+    html: Annotated[Path, typer.Option(help="The page to write.", show_default="preview.html")] = Path("preview.html"),
+    rows: Annotated[int, typer.Option(help="Rows to show, spread evenly over the folder.")] = 100,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="A tokenizer.json, its folder, or a Hub id.", show_default="an estimate: bytes / 4"),
+    ] = None,
+    json_: Json = False,  # noqa: FBT002
+) -> None:
+    """Write a page of strips with their latents and the characters that each one shows."""
+    from rotdata.preview import write_preview
+    from rotdata.tokens import token_counter
+
+    shown = write_preview(folder, html, token_counter(tokenizer), rows=rows)
+    if json_:
+        print_json({"page": str(html), "rows": shown, "bytes": html.stat().st_size})
+    else:
+        typer.echo(f"{html}: {shown} rows, {html.stat().st_size / 1e6:.1f} MB; open it in a browser")
+
+
+@app.command()
 def stats(
     folder: Annotated[Path, typer.Argument(help="Folder of strip or embedding shards.")],
     tokenizer: Annotated[

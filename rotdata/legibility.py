@@ -82,7 +82,10 @@ def check_folder(folder: Path, count: int) -> Legibility:
     manifest = shards.Manifest.load(folder)
     if manifest.kind != "strips" or manifest.style["style"]["layout"] != "line":
         raise UsageError(f"{folder} holds no strips of one line: only these are read back")
-    return judge(read_strip(*strip) for strip in _spread(folder, manifest, count))
+    rows = shards.sample(folder, manifest, count, ["id", "cot", "image", "spans"])
+    return judge(
+        read_strip(row["id"], row["cot"][: row["spans"][-1]], decode_png(row["image"]["bytes"])) for row in rows
+    )
 
 
 def judge(readings: Iterable[Reading]) -> Legibility:
@@ -168,17 +171,3 @@ def _reader() -> RapidOCR:
 
 def _comparable(text: str) -> str:
     return "".join(unicodedata.normalize("NFKC", text).split())
-
-
-def _spread(folder: Path, manifest: shards.Manifest, count: int) -> Iterator[tuple[str, str, NDArray[np.uint8]]]:
-    """Id, text and pixels of rows spread evenly over a folder."""
-    total = manifest.total("rows")
-    wanted = set(np.linspace(0, total - 1, min(count, total)).round().astype(int).tolist()) if total else set()
-    first = 0
-    for _, entry in sorted(manifest.shards.items()):
-        here = [row for row in range(entry.rows) if first + row in wanted]
-        if here:
-            table = shards.read_table(folder, entry, ["id", "cot", "image", "spans"]).take(here)
-            for row in table.to_pylist():
-                yield row["id"], row["cot"][: row["spans"][-1]], decode_png(row["image"]["bytes"])
-        first += entry.rows

@@ -265,6 +265,18 @@ def read_table(folder: Path, entry: ShardEntry, columns: Sequence[str] | None = 
         raise _unreadable(folder / entry.file, error) from error
 
 
+def sample(folder: Path, manifest: Manifest, count: int, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Up to `count` rows spread evenly over the finished shards, in order. Raises ShardError."""
+    total = manifest.total("rows")
+    wanted = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)) if total else np.empty(0)
+    first = 0
+    for _, entry in sorted(manifest.shards.items()):
+        here = wanted[(wanted >= first) & (wanted < first + entry.rows)] - first
+        if len(here):
+            yield from read_table(folder, entry, columns).take(pa.array(here)).to_pylist()
+        first += entry.rows
+
+
 class EmbeddingShards:
     """Reader of a finished folder of embeddings: rows by row group, values as views of Arrow's memory."""
 
