@@ -55,7 +55,7 @@ def latex_to_unicode(text: str) -> str:
     if len(text) > _MAX_LATEX_CHARACTERS:
         raise Inconvertible(f"LaTeX of {len(text)} characters is not converted, {_MAX_LATEX_CHARACTERS} are the most")
     try:
-        return str(_converter().latex_to_text(text, tolerant_parsing=True))
+        return str(_converter().latex_to_text(text, tolerant_parsing=False))
     except RecursionError:
         raise Inconvertible("its LaTeX is nested too deeply to be converted") from None
     except Exception as error:  # pylatexenc raises anything on hostile input, and one row must not end a run

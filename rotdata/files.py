@@ -183,8 +183,8 @@ def _is_json(text: str) -> bool:
 def _line_records(file: Path, *, plain: bool) -> Iterator[tuple[str, Record | Unreadable]]:
     number = 0
     with _open(file) as stream:
-        lines = _utf16_lines(stream) if _encoding(_peek(file)) == "utf-16" else stream
         try:
+            lines = _utf16_lines(stream) if _encoding(_peek(file)) == "utf-16" else stream
             for number, line in enumerate(lines, start=1):
                 if line.strip():
                     yield f"line {number}", _line_record(line, number, plain=plain)
@@ -193,7 +193,7 @@ def _line_records(file: Path, *, plain: bool) -> Iterator[tuple[str, Record | Un
 
 
 def _utf16_lines(stream: IO[bytes]) -> Iterator[bytes]:
-    return (line.encode("utf-8", "surrogatepass") for line in io.TextIOWrapper(stream, encoding="utf-16"))
+    return (line.encode("utf-8", "surrogatepass") for line in stream.read().decode("utf-16").split("\n"))
 
 
 def _line_record(line: bytes, number: int, *, plain: bool) -> Record | Unreadable:

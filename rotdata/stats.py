@@ -90,9 +90,9 @@ class Stats:
     tokens_estimated: bool
     characters_per_latent: float
     rendering_compression: float
-    """Mean text tokens over mean latents."""
+    """Text tokens over latents, of all rows together; of a truncated row the tokens of what its strip shows."""
     rows_compressed: float
-    """Share of rows whose strip has fewer latents than their text has tokens."""
+    """Share of rows whose strip has fewer latents than the text that it shows has tokens."""
     budgets: list[BudgetCoverage]
     latents_histogram: dict[int, int]
     characters_by_latent: list[int]
@@ -113,17 +113,19 @@ def measure(folder: Path, counter: TokenCounter, budgets: Sequence[int] = DEFAUL
         raise ShardError(f"{folder} has {done} of {planned} shards: run the command that makes it again to finish it")
     latents, characters, tokens = Counter[int](), Counter[int](), Counter[int]()
     by_latent = np.zeros(0, dtype=np.int64)
-    compressed = 0
+    compressed = tokens_drawn = 0
     with tqdm(total=manifest.total("rows"), unit="row", desc="stats", disable=None) as bar:
         for texts, counts, spans in _batches(folder, manifest):
             taken = counter.count(texts)
             latents.update(counts)
             characters.update(map(len, texts))
             tokens.update(taken)
-            compressed += sum(k < t for k, t in zip(counts, taken, strict=True))
+            drawn = _tokens_drawn(texts, taken, spans, counter)
+            tokens_drawn += sum(drawn)
+            compressed += sum(k < t for k, t in zip(counts, drawn, strict=True))
             by_latent = _add(by_latent, spans)
             bar.update(len(texts))
-    rows = latents.total()
+    rows, all_latents = latents.total(), sum(k * count for k, count in latents.items())
     means = {what: Distribution.of(found) for what, found in (("k", latents), ("c", characters), ("t", tokens))}
     return Stats(
         name=manifest.name,
@@ -137,8 +139,8 @@ def measure(folder: Path, counter: TokenCounter, budgets: Sequence[int] = DEFAUL
         text_tokens=means["t"],
         tokenizer=counter.name,
         tokens_estimated=counter.estimated,
-        characters_per_latent=_ratio(means["c"].mean, means["k"].mean),
-        rendering_compression=_ratio(means["t"].mean, means["k"].mean),
+        characters_per_latent=_ratio(int(by_latent.sum()), all_latents),
+        rendering_compression=_ratio(tokens_drawn, all_latents),
         rows_compressed=_ratio(compressed, rows),
         budgets=[_coverage(budget, latents, characters, by_latent, means["t"].mean) for budget in budgets],
         latents_histogram=dict(sorted(latents.items())),
@@ -174,6 +176,18 @@ def _batches(folder: Path, manifest: shards.Manifest) -> Iterator[tuple[list[str
                 )
 
 
+def _tokens_drawn(
+    texts: list[str], tokens: list[int], spans: list[NDArray[np.int32]], counter: TokenCounter
+) -> list[int]:
+    """Tokens of what each strip shows; a truncated row leaves out the rest, which is no merit of rendering."""
+    drawn = list(tokens)
+    ends = [int(row[-1]) for row in spans]
+    cut = [row for row, text in enumerate(texts) if ends[row] < len(text)]
+    for row, count in zip(cut, counter.count([texts[row][: ends[row]] for row in cut]), strict=True):
+        drawn[row] = count
+    return drawn
+
+
 def _add(by_latent: NDArray[np.int64], spans: list[NDArray[np.int32]]) -> NDArray[np.int64]:
     """Add the characters of each latent of some rows to those of its place."""
     shown = [np.diff(row) for row in spans]
@@ -204,9 +218,10 @@ def _ratio(over: float, under: float) -> float:
 def _draw(stats: Stats, figure: Figure) -> None:
     lengths, coverage = figure.subplots(1, 2)
     shown = max(stats.latents.p99 * 11 // 10, max(each.budget for each in stats.budgets) + 1, 10)
+    step = -(-shown // 60)
+    shown = -(-shown // step) * step  # whole bars, so that every row is in one or counted as longer
     values, counts = list(stats.latents_histogram), list(stats.latents_histogram.values())
-    bins = np.arange(0, shown + 1, -(-shown // 60))
-    lengths.hist(values, bins=bins, weights=counts, color="#2f6fde", alpha=0.85)
+    lengths.hist(values, bins=np.arange(0, shown + 1, step), weights=counts, color="#2f6fde", alpha=0.85)
     lengths.set(xlabel="latents of a strip (K)", ylabel="rows")
     lengths.set_title(f"{stats.name}: {stats.rows:,} rows", pad=18)
     lengths.set_xlim(0, shown)

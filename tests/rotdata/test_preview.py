@@ -34,7 +34,7 @@ needs_browser = pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromiu
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Strip shards of six rows, hostile and very long ones among them, and two rejects."""
+    """Strip shards of six rows, hostile and very long ones among them, and three rejects, one of a hostile id."""
     root = tmp_path_factory.mktemp("preview")
     rows: list[Any] = [
         {"id": "plain", "question": "How many clips?", "cot": "48/2 = 24 clips\r\nin May", "answer": "24"},
@@ -42,6 +42,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         {"id": "long", "question": "How long?", "cot": LONG, "answer": "3000"},
         *({"id": f"more {i}", "question": "q", "cot": "7" * i, "answer": "7"} for i in range(1, 4)),
         {"id": "empty", "question": "<b>q</b>", "cot": " ", "answer": "7"},
+        {"id": f"too long {HOSTILE}", "question": "q", "cot": "m" * 9000, "answer": "7"},
         "{broken",
     ]
     source = Source(location=str(write_jsonl(root / "rows.jsonl", rows)), corpus="generic")
@@ -97,8 +98,9 @@ def test_the_page_needs_nothing_from_elsewhere(page: Path) -> None:
 
 def test_rows_rejects_and_their_reasons_are_there(page: Path) -> None:
     content = text_of(page.read_text())
-    for fact in ("plain", "How many clips?", "Rejected: 2", "the chain of thought is empty", "malformed JSON"):
+    for fact in ("plain", "How many clips?", "Rejected: 3", "the chain of thought is empty", "malformed JSON"):
         assert fact in content
+    assert "too long </p><script>document" in content
     assert "6 shown" in content
     assert "In no font: \N{CRAB} U+1F980 (1)" in content
 
@@ -114,10 +116,11 @@ def test_nothing_of_a_corpus_is_markup(page: Path) -> None:
 
 
 def test_characters_that_a_page_can_not_hold_keep_their_place() -> None:
-    text = "a\x00\x1b\x7f\u202e\r\n\t\u200b\ue000\U0001f980e\u0301"
+    text = "a\x00\x1b\x7f\u202e\r\n\t\u200b\ue000\U0001f980e\u0301\U000f0000\U0001fbfa"
     shown = preview._visible(text)
     assert len(shown) == len(text)
-    assert shown == "a\u2400\u241b\u2421\ufffd\u240d\n\t\ufffd\ue000\U0001f980e\u0301"
+    assert shown == "a\u2400\u241b\u2421\ufffd\u240d\n\t\ufffd\ue000\U0001f980e\u0301\U000f0000\U0001fbfa"
+    assert preview._visible("\uffff\ufdd0\U0001fffe") == 3 * "\ufffd"
 
 
 def test_the_pictures_are_the_strips(folder: Path, page: Path) -> None:
@@ -153,6 +156,18 @@ def test_few_rows_are_spread_over_the_folder(folder: Path, tmp_path: Path) -> No
     assert "more 3" in content
     with pytest.raises(UsageError, match="--rows counts"):
         write_preview(folder, tmp_path / "page.html", BYTES, rows=0)
+
+
+def test_a_truncated_row_counts_the_tokens_of_what_it_shows(tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "rows.jsonl", [{"question": "q", "cot": "7" * 400, "answer": "7"}])
+    source = Source(location=str(file), corpus="generic")
+    pipeline.render(source, StripStyle(), tmp_path / "strips", max_latents=10, too_long="truncate")
+    [row] = [row for part in (tmp_path / "strips").glob("*.parquet") for row in pq.read_table(part).to_pylist()]
+    drawn = row["spans"][-1]
+    write_preview(tmp_path / "strips", tmp_path / "page.html", BYTES)
+    content = text_of((tmp_path / "page.html").read_text())
+    assert f"{-(-drawn // 4)} text tokens" in content
+    assert f"truncated: the first {drawn} of 400 characters" in content
 
 
 def test_a_folder_of_rejects_alone_has_a_page(tmp_path: Path) -> None:
@@ -205,6 +220,15 @@ def test_a_search_hides_what_does_not_match(page: Path, tmp_path: Path) -> None:
     assert hidden == ["1", "2", "3", "4", "5"]
     assert '<span id="found">1</span>' in dom
     assert 'id="none" hidden' not in seen(page, "q=nothing+of+the+kind", tmp_path)
+    assert '<span id="found">0</span>' in seen(page, "q=latents", tmp_path)  # a word of the page, not of the corpus
+
+
+@needs_browser
+@pytest.mark.parametrize("asked", ["row=0&latent=0", "row=0&latent=99", "row=0&latent=1.5", "row=0&latent=x", "row=99"])
+def test_a_link_to_no_latent_shows_none(page: Path, tmp_path: Path, asked: str) -> None:
+    dom = seen(page, asked, tmp_path)
+    assert "<mark>" not in dom
+    assert "undefined" not in text_of(dom.partition("<script>")[0])
 
 
 @needs_browser

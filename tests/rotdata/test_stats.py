@@ -33,9 +33,10 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
 
 @pytest.fixture(scope="module")
 def varied(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Strip shards of 40 rows of many lengths, one of them truncated, one rejected."""
+    """Strip shards of 40 rows of many lengths, one of narrow letters, one of them truncated, one rejected."""
     folder = tmp_path_factory.mktemp("stats")
-    rows: list[Any] = [{"question": "q", "cot": "3+4=7. " * length, "answer": "7"} for length in range(1, 40)]
+    rows: list[Any] = [{"question": "q", "cot": "3+4=7. " * length, "answer": "7"} for length in range(1, 39)]
+    rows += [{"question": "q", "cot": "i" * 400, "answer": "7"}]
     rows += [{"question": "q", "cot": "m" * 900, "answer": "7"}, "broken"]
     source = Source(location=str(write_jsonl(folder / "rows.jsonl", rows)), corpus="generic")
     options: dict[str, Any] = {"rows_per_shard": 7, "max_latents": 150, "too_long": "truncate"}
@@ -62,9 +63,7 @@ def test_counts_are_those_of_the_rows(varied: Path) -> None:
     assert found.latents_histogram == dict(sorted(Counter(row["num_latents"] for row in rows).items()))
     tokens = [-(-len(row["cot"].encode()) // 4) for row in rows]
     assert found.text_tokens.mean == round(statistics.fmean(tokens), 3)
-    assert found.rows_compressed == round(
-        sum(row["num_latents"] < taken for row, taken in zip(rows, tokens, strict=True)) / 40, 4
-    )
+    assert found.rows_compressed == 1 / 40  # the row of narrow letters; not the truncated one
 
 
 def test_a_budget_holds_the_rows_and_characters_that_stand_within_it(varied: Path) -> None:
@@ -79,9 +78,18 @@ def test_a_budget_holds_the_rows_and_characters_that_stand_within_it(varied: Pat
 
 
 def test_compression_by_rendering_and_by_a_budget_are_two_things(varied: Path) -> None:
-    found = measure(varied, BYTES, (10,))
-    assert found.rendering_compression == round(found.text_tokens.mean / found.latents.mean, 4)
+    found, rows = measure(varied, BYTES, (10,)), rows_of(varied)
+    drawn = sum(-(-len(row["cot"][: row["spans"][-1]].encode()) // 4) for row in rows)
+    assert found.rendering_compression == round(drawn / sum(row["num_latents"] for row in rows), 4)
     assert found.budgets[0].compression == round(found.text_tokens.mean / 10, 4)
+
+
+def test_what_truncation_leaves_out_is_no_compression_by_rendering(varied: Path) -> None:
+    found, rows = measure(varied, BYTES), rows_of(varied)
+    latents = sum(row["num_latents"] for row in rows)
+    assert found.characters_per_latent == round(sum(row["spans"][-1] for row in rows) / latents, 4)
+    assert found.characters_per_latent < found.characters.mean / found.latents.mean
+    assert found.rendering_compression < found.text_tokens.mean / found.latents.mean
 
 
 def test_embeddings_have_the_numbers_of_their_strips(toy_strips: Path, toy_embeddings: Path) -> None:
