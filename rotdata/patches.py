@@ -119,7 +119,8 @@ def reference_resize(pixels: NDArray[np.uint8], geometry: PatchGeometry, limits:
 
     Raises GeometryError where the stock processors raise too: for a side over 200 times the other.
     """
-    height, width = reference_size(*pixels.shape, geometry.factor_px, limits)
+    height, width = pixels.shape
+    height, width = reference_size(height, width, geometry.factor_px, limits)
     return np.asarray(Image.fromarray(pixels).resize((width, height), Image.Resampling.BICUBIC))
 
 
