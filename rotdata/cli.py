@@ -97,7 +97,9 @@ def render(
         Literal["keep", "drop", "mark", "reject"], typer.Option(help="What becomes of drawings in [asy] blocks.")
     ] = "keep",
     rows_per_shard: Annotated[int, typer.Option(help="Source rows a shard.")] = 1000,
-    max_latents: Annotated[int, typer.Option(help="Latents that a strip may have.")] = 4096,
+    max_latents: Annotated[
+        int | None, typer.Option(help="Latents that a strip may have.", show_default="4096, or what the square holds")
+    ] = None,
     too_long: Annotated[
         Literal["reject", "truncate", "split"], typer.Option(help="What becomes of rows with more latents.")
     ] = "reject",
@@ -145,6 +147,8 @@ def render(
         layout=layout,
         square_px=square,
     )
+    if max_latents is None:
+        max_latents = pipeline.DEFAULT_MAX_LATENTS if layout == "line" else (square // height_px) ** 2
     options: dict[str, Any] = {"rows_per_shard": rows_per_shard, "max_latents": max_latents, "too_long": too_long}
     if dry_run:
         manifest = pipeline.plan_render(corpora.resolve(rows), style, **options)

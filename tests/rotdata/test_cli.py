@@ -178,6 +178,14 @@ def test_a_height_that_the_model_does_not_need_is_refused(run_rotdata: Run, tmp_
     assert_refused(result, 2, "--for tiny makes strips 32 px high, --height says 28")
 
 
+def test_what_a_square_does_not_hold_is_too_long(run_rotdata: Run, tmp_path: Path) -> None:
+    result = run_rotdata(*TOY, "--layout", "square", "--square", 128, "--out", tmp_path / "out", "--json")
+    summary = json.loads(result.out)
+    assert (result.code, summary["rows_rejected"]) == (3, 10)
+    assert Manifest.load(tmp_path / "out").settings["max_latents"] == 16
+    assert run_rotdata(*TOY, "--layout", "square", "--square", 256, "--out", tmp_path / "larger").code == 0
+
+
 def test_a_dry_run_counts_and_writes_nothing(run_rotdata: Run, tmp_path: Path) -> None:
     file = write_jsonl(
         tmp_path / "rows.jsonl", [GSM8K, GSM8K, "broken", {"question": "q", "answer": "\N{CRAB} #### 1"}]

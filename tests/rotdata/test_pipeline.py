@@ -306,14 +306,14 @@ def test_rows_may_all_be_rejected(toy_strips: Path, out: Path) -> None:
 
 def test_squares_are_embedded_in_reading_order(tiny_folder: Path, tmp_path: Path) -> None:
     encoder = load_encoder(find_model(str(tiny_folder)), dtype="float32", device="cpu")
-    style = StripStyle(layout="square", square_px=128)
+    style = StripStyle(layout="square", square_px=256)
     drawn = pipeline.render(TOY, style, tmp_path / "squares")
     made = pipeline.embed(tmp_path / "squares", encoder, tmp_path / "embedded", store="float32")
     assert (made.rows_out, made.latents) == (10, drawn.latents)
     [group] = EmbeddingShards(tmp_path / "embedded")
     expected = encoder.encode([render(group.cots[0], style).pixels])[0]
-    assert len(expected) == 16
-    np.testing.assert_allclose(group.embedding_LD[:16], expected, rtol=0, atol=1e-5)
+    assert len(expected) == 64
+    np.testing.assert_allclose(group.embedding_LD[:64], expected, rtol=0, atol=1e-5)
 
 
 def test_strips_of_another_height_are_refused_with_the_remedy(toy_strips: Path, out: Path) -> None:
