@@ -392,6 +392,26 @@ def test_a_joined_emoji_is_drawn_part_by_part() -> None:
     assert_same_strip(family, "\N{GRINNING FACE}" * 2)
 
 
+def test_a_ligature_that_is_a_character_is_drawn_as_itself() -> None:
+    strip = render("\N{LATIN SMALL LIGATURE FI}", SANS)
+    assert (strip.boxed, strip.substituted) == ("", "")
+    assert (strip.pixels != render("fi", SANS).pixels).any()
+
+
+def test_a_flag_is_its_two_letters() -> None:
+    letters = "\N{REGIONAL INDICATOR SYMBOL LETTER D}\N{REGIONAL INDICATOR SYMBOL LETTER E}"
+    strip = render(letters, SANS)
+    assert strip.boxed == letters  # DejaVu has neither
+    assert_same_strip(letters, "\N{WHITE SQUARE}" * 2)
+
+
+def test_private_use_is_a_glyph_of_the_font_or_a_box() -> None:
+    assert render("\U000f0000", SANS).boxed == "\U000f0000"
+    own = [chr(code) for code in find_font("DejaVu").coverage if 0xE000 <= code <= 0xF8FF]
+    assert own
+    assert render(own[0], SANS).boxed == ""
+
+
 def test_a_character_of_no_font_is_drawn_as_a_box_and_reported() -> None:
     strip = render(f"a{CRAB}b{CRAB}", SANS)
     np.testing.assert_array_equal(strip.pixels, render("a\N{WHITE SQUARE}b\N{WHITE SQUARE}", SANS).pixels)
