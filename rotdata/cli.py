@@ -170,7 +170,21 @@ def embed(
     strips: Annotated[Path, typer.Argument(help="Folder that rotdata render made.")],
     out: Out,
     model: Annotated[str, typer.Option(help="tiny, qwen3-vl[-2b|-4b|-8b], a model's folder or a Hub id.")] = "tiny",
-    store: Annotated[Literal["float16", "float32"], typer.Option(help="Type of the stored embeddings.")] = "float16",
+    store: Annotated[
+        Literal["float16", "float32", "int8"],
+        typer.Option(help="Type of the stored embeddings; int8 has one scale a latent."),
+    ] = "float16",
+    pool: Annotated[int, typer.Option(help="Store the mean of so many neighbouring latents.")] = 1,
+    max_latents: Annotated[
+        int | None, typer.Option(help="Latents that a row may have after pooling.", show_default="no limit")
+    ] = None,
+    longer: Annotated[
+        Literal["reject", "truncate", "resample"], typer.Option(help="What becomes of rows with more latents.")
+    ] = "reject",
+    resize: Annotated[
+        Literal["none", "reference"],
+        typer.Option(help="Scale strips as the model's stock processor would, for comparison; spans are lost."),
+    ] = "none",
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16"],
         typer.Option(help="Arithmetic of the tower; auto is bfloat16 on a GPU and float32 on a CPU."),
@@ -185,9 +199,21 @@ def embed(
     from rotdata import pipeline
     from rotdata.encoders import load_encoder
     from rotdata.models import find_model
+    from rotdata.targets import TargetSettings
 
-    encoder = load_encoder(find_model(model), dtype=None if dtype == "auto" else dtype, device=device)
-    summary = pipeline.embed(strips, encoder, out, store=store, patches_per_call=patches_per_call, overwrite=overwrite)
+    folder = find_model(model)
+    targets = TargetSettings(store=store, pool=pool, max_latents=max_latents, longer=longer)
+    limits = folder.resize_limits() if resize == "reference" else None
+    encoder = load_encoder(folder, dtype=None if dtype == "auto" else dtype, device=device)
+    summary = pipeline.embed(
+        strips,
+        encoder,
+        out,
+        targets=targets,
+        resize=limits,
+        patches_per_call=patches_per_call,
+        overwrite=overwrite,
+    )
     _finish(summary, out, max_rejects, as_json=json_)
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
@@ -13,9 +14,10 @@ import pyarrow as pa
 
 from rotdata import corpora, runs, shards
 from rotdata.errors import ShardMismatch, UsageError
-from rotdata.patches import calls
+from rotdata.patches import GeometryError, ResizeLimits, calls, reference_resize
 from rotdata.png import decode_png, encode_png
 from rotdata.strips import MissingGlyph, Renderer, Strip, StripStyle, renderer
+from rotdata.targets import TargetSettings, TooManyLatents, quantise, restore, shorten
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,6 +29,8 @@ DEFAULT_MAX_LATENTS = 4096
 DEFAULT_PATCHES_PER_CALL = 8192
 
 TooLong = Literal["reject", "truncate", "split"]
+
+_ALL_LATENTS = TargetSettings()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +47,8 @@ class Summary:
     shards: int
     seconds: float
     bytes: int
+    rounding: float = 0.0
+    """Of embeddings: what storing them changed, root mean square, relative; the worst shard's."""
     duplicates: int = 0
     """Rows that repeat an earlier one; they are kept."""
     duplicate_ids: int = 0
@@ -120,11 +126,14 @@ def embed(
     encoder: Encoder,
     out: Path,
     *,
-    store: shards.Store = "float16",
+    targets: TargetSettings = _ALL_LATENTS,
+    resize: ResizeLimits | None = None,
     patches_per_call: int = DEFAULT_PATCHES_PER_CALL,
     overwrite: bool = False,
 ) -> Summary:
     """Embed the strip shards in `strips` into embedding shards in `out`, one for one.
+
+    With `resize`, strips are first scaled as the stock processor with those limits would; they then have no spans.
 
     Raises ShardMismatch for strips of another factor than the encoder's, ShardError, OutputOccupied, Interrupted.
     """
@@ -145,16 +154,18 @@ def embed(
         split=origin.split,
         source=origin.source | {"strips": origin.fingerprint},
         style=origin.style,
-        settings=origin.settings | {"patches_per_call": patches_per_call, "store": store},
+        settings=origin.settings
+        | {"patches_per_call": patches_per_call, **targets.as_json()}
+        | ({"resize": [resize.min_pixels, resize.max_pixels]} if resize else {}),
         plan=replace(origin.plan, rows_in=origin.total("rows")),
         encoder=encoder.identity.as_json(),
         survey=origin.survey,
     )
-    schema = shards.embedding_schema(encoder.identity.width, store)
 
     def make(shard: int) -> runs.Written:
         table = shards.read_table(strips, origin.shards[shard])
-        return runs.write(out, manifest.shard_file(shard), _embed_shard(table, encoder, schema, patches_per_call))
+        made = _embed_shard(table, encoder, targets, resize, patches_per_call)
+        return runs.write(out, manifest.shard_file(shard), made)
 
     seconds = runs.run(out, manifest, runs.here(make), overwrite=overwrite, verb="embed")
     return summarise(shards.Manifest.load(out), seconds)
@@ -259,30 +270,87 @@ def _parts(text: str, draw: Renderer, max_latents: int) -> Iterator[str]:
         text = text[count:]
 
 
-def _embed_shard(table: pa.Table, encoder: Encoder, schema: pa.Schema, patches_per_call: int) -> runs.Made:
-    """Latents of one strip shard's pictures, every picture in one of a few calls of the tower."""
-    pictures = [decode_png(image["bytes"]) for image in table.column("image").to_pylist()]
-    latents: list[NDArray[np.floating[Any]] | None] = [None] * len(pictures)
-    sizes = [picture.size // encoder.geometry.patch_px**2 for picture in pictures]
-    stored = schema.field("embedding").type.value_type.value_type.to_pandas_dtype()
+def _embed_shard(
+    table: pa.Table, encoder: Encoder, targets: TargetSettings, resize: ResizeLimits | None, patches_per_call: int
+) -> runs.Made:
+    """The embeddings of one strip shard, every different picture encoded once."""
+    schema = shards.embedding_schema(encoder.identity.width, targets.store)
+    rows = table.select(["id", "question", "cot", "answer", "spans"]).to_pylist()
+    pngs = [image["bytes"] for image in table.column("image").to_pylist()]
+    encoded = _encode_pictures(dict.fromkeys(pngs), encoder, resize, patches_per_call)
+    kept: list[dict[str, Any]] = []
+    stored: list[NDArray[Any]] = []
     rejects = []
-    for call in calls(sizes, patches_per_call):
-        for index, embedded in zip(call, encoder.encode([pictures[i] for i in call]), strict=True):
-            with np.errstate(over="ignore"):  # what float16 can't hold becomes infinite, and is caught here
-                cast = embedded.astype(stored, copy=False)
-            latents[index] = cast if np.isfinite(cast).all() else None
-    ids = table.column("id").to_pylist()
-    for index, values in enumerate(latents):
-        if values is None:
-            reason = f"its embedding is not finite in {np.dtype(stored).name}"
-            rejects.append(runs.Refused(id=ids[index], reason=reason))
-    kept = [index for index, values in enumerate(latents) if values is not None]
-    columns = table.select(["id", "question", "cot", "answer", "num_latents", "spans"]).take(
-        pa.array(kept, type=pa.int64())
+    squared_error = squared = 0.0
+    for row, png in zip(rows, pngs, strict=True):
+        spans = None if resize else np.array(row["spans"], dtype=np.int32)
+        try:
+            latents, spans = shorten(_finite(encoded[png]), spans, targets)
+            values, scale = _as_stored(latents, targets)
+        except (GeometryError, TooManyLatents, _NotFinite) as error:
+            rejects.append(runs.Refused(id=row["id"], reason=str(error)))
+            continue
+        restored = values.astype(np.float32) if scale is None else restore(values, scale)
+        squared_error += float(np.square(restored - latents, dtype=np.float64).sum())
+        squared += float(np.square(latents, dtype=np.float64).sum())
+        kept.append(row | {"num_latents": len(values), "spans": spans, **({} if scale is None else {"scale": scale})})
+        stored.append(values)
+    columns = {
+        name: shards.embedding_column(stored, schema) if name == "embedding" else [row[name] for row in kept]
+        for name in schema.names
+    }
+    return runs.Made(
+        table=pa.table(columns, schema=schema),
+        latents=sum(map(len, stored)),
+        rejects=rejects,
+        rounding=round(math.sqrt(squared_error / squared), 8) if squared else 0.0,
     )
-    column = shards.embedding_column([values for values in latents if values is not None], schema)
-    whole = columns.append_column(schema.field("embedding"), column).cast(schema)
-    return runs.Made(table=whole, rejects=rejects, latents=sum(columns.column("num_latents").to_pylist()))
+
+
+class _NotFinite(Exception):
+    """Latents that the tower or the stored type can't express."""
+
+
+def _encode_pictures(
+    pngs: Iterable[bytes], encoder: Encoder, resize: ResizeLimits | None, patches_per_call: int
+) -> dict[bytes, NDArray[np.float32] | GeometryError]:
+    """Latents of each picture, in a few calls of the tower, or why it can't be scaled as the stock processor does."""
+    found: dict[bytes, NDArray[np.float32] | GeometryError] = {}
+    pictures: dict[bytes, NDArray[np.uint8]] = {}
+    for png in pngs:
+        pixels = decode_png(png)
+        try:
+            pictures[png] = reference_resize(pixels, encoder.geometry, resize) if resize else pixels
+        except GeometryError as error:
+            found[png] = error
+    names = list(pictures)
+    sizes = [pictures[name].size // encoder.geometry.patch_px**2 for name in names]
+    for call in calls(sizes, patches_per_call):
+        latents = encoder.encode([pictures[names[i]] for i in call])
+        found.update(zip((names[i] for i in call), latents, strict=True))
+    return found
+
+
+def _finite(latents: NDArray[np.float32] | GeometryError) -> NDArray[np.float32]:
+    """The latents, if they are numbers."""
+    if isinstance(latents, GeometryError):
+        raise latents
+    if not np.isfinite(latents).all():
+        raise _NotFinite("its embedding is not finite")
+    return latents
+
+
+def _as_stored(
+    latents: NDArray[np.float32], targets: TargetSettings
+) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
+    """Latents in the stored type, and their scales if that is of eight bits. Raises _NotFinite for an overflow."""
+    if targets.store == "int8":
+        return quantise(latents)
+    with np.errstate(over="ignore"):  # what float16 can't hold becomes infinite, and is caught here
+        values = latents.astype(targets.store, copy=False)
+    if not np.isfinite(values).all():
+        raise _NotFinite(f"its embedding is not finite in {targets.store}: --store float32 or int8 can hold it")
+    return values, None
 
 
 def _batches(rows: Iterator[corpora.Row | corpora.Reject], size: int) -> Iterator[list[corpora.Row | corpora.Reject]]:
@@ -302,5 +370,6 @@ def summarise(manifest: shards.Manifest, seconds: float) -> Summary:
         shards=len(manifest.shards),
         seconds=round(seconds, 3),
         bytes=manifest.total("bytes"),
+        rounding=max((entry.rounding for entry in manifest.shards.values()), default=0.0),
         **manifest.survey,
     )

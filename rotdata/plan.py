@@ -19,11 +19,12 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from tqdm import tqdm
 
-from rotdata import corpora, pipeline, shards
+from rotdata import corpora, pipeline
 from rotdata.errors import SourceError, UnknownModel
 from rotdata.models import ModelFolder
 from rotdata.stats import Distribution
 from rotdata.strips import MissingGlyph, StripStyle, renderer
+from rotdata.targets import Store, TargetSettings
 from rotdata.tokens import TokenCounter
 
 if TYPE_CHECKING:
@@ -116,8 +117,8 @@ def plan(
         probe = _probe(measured.sample, style, encoder, Path(scratch))
     shard_count = max(1, -(-round(read * scale) // rows_per_shard))
     choices = []
-    for store in get_args(shards.Store):
-        raw = width * (4 if store == "float32" else 2)
+    for store in get_args(Store):
+        raw = width * {"float16": 2, "float32": 4, "int8": 1}[store]
         stored = probe.bytes_per_latent.get(store)
         size = (stored or raw) * latents / 1e9
         choices.append(Choice(store=store, gigabytes=round(size, 3), shards=shard_count, measured=stored is not None))
@@ -213,9 +214,10 @@ def _probe(sample: list[corpora.Row], style: StripStyle, encoder: Encoder | None
         drawn = pipeline.render(corpora.Source(location=str(file), corpus="generic"), style, folder / "strips")
         seconds, sizes = 0.0, {}
         if encoder is not None:
-            for store in get_args(shards.Store):
-                made = pipeline.embed(folder / "strips", encoder, folder / store, store=store)
-                seconds += made.seconds / len(get_args(shards.Store))
+            for store in get_args(Store):
+                targets = TargetSettings(store=store)
+                made = pipeline.embed(folder / "strips", encoder, folder / store, targets=targets)
+                seconds += made.seconds / len(get_args(Store))
                 sizes[store] = made.bytes / max(1, made.latents)
         found = _Probe(
             render_s_per_row=drawn.seconds / len(rows),

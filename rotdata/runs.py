@@ -56,6 +56,8 @@ class Made:
     """Rows of which only the beginning was drawn."""
     added: int = 0
     """Rows beyond one a source row, since some were split."""
+    rounding: float = 0.0
+    """Of embeddings: what storing them changed, relative."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +85,7 @@ def write(out: Path, file: str, made: Made) -> Written:
         sha256=digest,
         truncated=made.truncated,
         added=made.added,
+        rounding=made.rounding,
     )
     return Written(entry=entry, rejects=made.rejects)
 

@@ -25,13 +25,13 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rotdata.errors import OutputOccupied, ShardError
+from rotdata.targets import Store, restore
 
 SCHEMA_VERSION = 1
 MANIFEST = "manifest.json"
 REJECTS = "rejects.jsonl"
 
 Kind = Literal["strips", "embeddings"]
-Store = Literal["float16", "float32"]
 
 _ROW_GROUP_BYTES = 64 << 20  # raw; the Hub viewer wants row groups below 100 MB
 
@@ -60,6 +60,8 @@ class ShardEntry:
     """Rows of which only the beginning was drawn: their spans end before their text does."""
     added: int = 0
     """Rows beyond one a source row, since some were split."""
+    rounding: float = 0.0
+    """Of embeddings: what storing them changed, root mean square, relative to that of the values."""
 
 
 @dataclass(kw_only=True)
@@ -183,7 +185,7 @@ class EmbeddedRows:
     """Of each row, [K + 1]: latent k covers cot[spans[k]:spans[k + 1]]; None where the geometry has no spans."""
     offsets: NDArray[np.int64]
     embedding_LD: NDArray[np.floating[Any]]
-    """[L, D], a view of Arrow's memory."""
+    """[L, D], a view of Arrow's memory; restored to float32 where eight bits are stored."""
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -206,7 +208,7 @@ def strip_schema() -> pa.Schema:
 
 def embedding_schema(width: int, store: Store) -> pa.Schema:
     """Columns of an embedding shard of D = `width`."""
-    value = {"float16": pa.float16(), "float32": pa.float32()}[store]
+    value = {"float16": pa.float16(), "float32": pa.float32(), "int8": pa.int8()}[store]
     columns = [
         pa.field("id", pa.string()),
         pa.field("question", pa.string()),
@@ -216,12 +218,14 @@ def embedding_schema(width: int, store: Store) -> pa.Schema:
         pa.field("spans", pa.list_(pa.int32())),
         pa.field("embedding", pa.list_(pa.list_(value, width))),
     ]
+    if store == "int8":
+        columns.append(pa.field("scale", pa.list_(pa.float32())))
     inner = {"feature": {"dtype": store, "_type": "Value"}, "length": width, "_type": "List"}
     return _with_features(columns, embedding={"feature": inner, "_type": "List"})
 
 
-def embedding_column(latents: Sequence[NDArray[np.floating[Any]]], schema: pa.Schema) -> pa.Array:
-    """Rows' latents [K_i, D] -> the embedding column of `schema`."""
+def embedding_column(latents: Sequence[NDArray[Any]], schema: pa.Schema) -> pa.Array:
+    """Rows' latents [K_i, D] as they are stored -> the embedding column of `schema`."""
     column = schema.field("embedding").type
     width = column.value_type.list_size
     offsets = np.zeros(len(latents) + 1, dtype=np.int32)
@@ -237,15 +241,16 @@ def embedding_column(latents: Sequence[NDArray[np.floating[Any]]], schema: pa.Sc
 def write_shard(folder: Path, file: str, table: pa.Table) -> tuple[int, str]:
     """Write one Parquet shard, whole or not at all: its bytes and SHA-256. The same table gives the same file."""
     per_row = max(1, table.nbytes // max(1, table.num_rows))
-    embedded = "embedding" in table.column_names
+    values = "embedding.list.element.list.element"
+    split = "embedding" in table.column_names and "scale" not in table.column_names
     temporary = folder / f".{file}.tmp"
     pq.write_table(
         table,
         temporary,
         compression="zstd",
         row_group_size=max(1, min(table.num_rows, _ROW_GROUP_BYTES // per_row)),
-        use_dictionary=False,
-        column_encoding={"embedding.list.element.list.element": "BYTE_STREAM_SPLIT"} if embedded else None,
+        use_dictionary=[values] if "scale" in table.column_names else False,  # of 255 values, a byte each
+        column_encoding={values: "BYTE_STREAM_SPLIT"} if split else None,
         write_page_index=True,
     )
     with temporary.open("rb") as stream:
@@ -354,6 +359,9 @@ def verify(folder: Path) -> tuple[Manifest, list[Mismatch]]:
             found.append(Mismatch(manifest.shard_file(index), "not made yet: run the same command again"))
         else:
             found.extend(Mismatch(entry.file, problem) for problem in _problems(folder, manifest, entry))
+    known = {MANIFEST, REJECTS, *map(manifest.shard_file, range(manifest.plan.num_shards))}
+    strangers = sorted(path.name for path in folder.iterdir() if path.name not in known)
+    found.extend(Mismatch(name, "not of this folder: remove it") for name in strangers)
     try:
         rejects = len(read_rejects(folder))
     except ShardError as error:
@@ -429,7 +437,11 @@ def _rows_of(table: pa.Table) -> EmbeddedRows:
     if isinstance(column, pa.ChunkedArray):
         column = column.chunk(0) if column.num_chunks else pa.array([], type=column.type)
     vectors = column.values
-    values = vectors.values.to_numpy(zero_copy_only=True)
+    values = vectors.values.to_numpy(zero_copy_only=True).reshape(-1, vectors.type.list_size)
+    if "scale" in table.column_names:
+        scales = table.column("scale").combine_chunks()
+        scales = scales.chunk(0) if isinstance(scales, pa.ChunkedArray) and scales.num_chunks else scales
+        values = restore(values, scales.flatten().to_numpy())
     return EmbeddedRows(
         ids=table.column("id").to_pylist(),
         questions=table.column("question").to_pylist(),
@@ -437,7 +449,7 @@ def _rows_of(table: pa.Table) -> EmbeddedRows:
         answers=table.column("answer").to_pylist(),
         spans=table.column("spans").to_pylist(),
         offsets=column.offsets.to_numpy().astype(np.int64),
-        embedding_LD=values.reshape(-1, vectors.type.list_size),
+        embedding_LD=values,
     )
 
 

@@ -25,9 +25,11 @@ from rotdata.corpora import Row, Source, read
 from rotdata.encoders import load_encoder
 from rotdata.errors import Interrupted, OutputOccupied, ShardError, ShardMismatch, SourceError, UsageError
 from rotdata.models import find_model
+from rotdata.patches import reference_resize
 from rotdata.png import decode_png, encode_png
 from rotdata.shards import MANIFEST, REJECTS, EmbeddingShards, Manifest, read_rejects, verify
 from rotdata.strips import StripStyle, render
+from rotdata.targets import TargetSettings, quantise, restore, shorten
 from tests.helpers import REPOSITORY, StandInEncoder, contents, write_jsonl
 
 STYLE = StripStyle()
@@ -269,7 +271,7 @@ def test_embedded_rows_are_the_strips_rows(toy_strips: Path, out: Path) -> None:
 
 @pytest.mark.parametrize("store", ["float16", "float32"])
 def test_the_stored_type_is_the_one_asked_for(toy_strips: Path, out: Path, store: Any) -> None:
-    pipeline.embed(toy_strips, StandInEncoder(), out, store=store)
+    pipeline.embed(toy_strips, StandInEncoder(), out, targets=TargetSettings(store=store))
     assert {group.embedding_LD.dtype for group in EmbeddingShards(out)} == {np.dtype(store)}
 
 
@@ -283,18 +285,26 @@ def test_the_size_of_a_call_does_not_change_the_rows(toy_strips: Path, out: Path
         np.testing.assert_array_equal(mine.embedding_LD, theirs.embedding_LD)
 
 
-@pytest.mark.parametrize(("value", "store"), [(np.inf, "float32"), (np.nan, "float16"), (70_000, "float16")])
+@pytest.mark.parametrize(
+    ("value", "store", "reason"),
+    [
+        (np.inf, "float32", "its embedding is not finite"),
+        (np.nan, "float16", "its embedding is not finite"),
+        (np.nan, "int8", "its embedding is not finite"),
+        (70_000, "float16", "its embedding is not finite in float16: --store float32 or int8 can hold it"),
+    ],
+)
 def test_an_embedding_that_is_not_finite_as_stored_is_a_counted_reject(
-    toy_strips: Path, out: Path, value: float, store: Any
+    toy_strips: Path, out: Path, value: float, store: Any, reason: str
 ) -> None:
     rows = [row for file in sorted(toy_strips.glob("*.parquet")) for row in pq.read_table(file).to_pylist()]
     longest = sorted(row["num_latents"] for row in rows)[5]
     broken = [row["id"] for row in rows if row["num_latents"] > longest]
     assert 0 < len(broken) < 10
-    summary = pipeline.embed(toy_strips, Broken(value, longest), out, store=store)
+    summary = pipeline.embed(toy_strips, Broken(value, longest), out, targets=TargetSettings(store=store))
     assert (summary.rows_in, summary.rows_out, summary.rows_rejected) == (10, 10 - len(broken), len(broken))
     assert [reject["id"] for reject in read_rejects(out)] == broken
-    assert {reject["reason"] for reject in read_rejects(out)} == {f"its embedding is not finite in {store}"}
+    assert {reject["reason"] for reject in read_rejects(out)} == {reason}
     assert verify(out)[1] == []
 
 
@@ -304,11 +314,110 @@ def test_rows_may_all_be_rejected(toy_strips: Path, out: Path) -> None:
     assert verify(out)[1] == []
 
 
+@pytest.fixture(scope="module")
+def tiny_tower(tiny_folder: Path) -> Any:
+    return load_encoder(find_model(str(tiny_folder)), dtype="float32", device="cpu")
+
+
+def test_eight_bits_are_restored_within_half_a_step_and_the_error_is_told(
+    toy_strips: Path, tiny_tower: Any, tmp_path: Path
+) -> None:
+    whole = pipeline.embed(toy_strips, tiny_tower, tmp_path / "whole", targets=TargetSettings(store="float32"))
+    small = pipeline.embed(toy_strips, tiny_tower, tmp_path / "small", targets=TargetSettings(store="int8"))
+    expected, found = (list(EmbeddingShards(tmp_path / name)) for name in ("whole", "small"))
+    error = squared = 0.0
+    for one, other in zip(expected, found, strict=True):
+        np.testing.assert_array_equal(other.embedding_LD, restore(*quantise(one.embedding_LD)))
+        error += float(np.square(one.embedding_LD - other.embedding_LD).sum())
+        squared += float(np.square(one.embedding_LD).sum())
+    assert whole.rounding == 0
+    assert 0 < small.rounding < 0.02
+    assert small.rounding == pytest.approx((error / squared) ** 0.5, rel=0.2)  # the worst shard's, not the mean
+    assert small.bytes < 0.45 * whole.bytes
+    assert verify(tmp_path / "small")[1] == []
+
+
+@pytest.mark.parametrize(
+    "targets",
+    [
+        TargetSettings(store="float32", pool=3),
+        TargetSettings(store="float32", max_latents=5, longer="truncate"),
+        TargetSettings(store="float32", max_latents=5, longer="resample"),
+        TargetSettings(store="float32", pool=2, max_latents=4, longer="truncate"),
+    ],
+)
+def test_stored_latents_are_those_of_the_settings_and_spans_follow(
+    toy_strips: Path, tiny_tower: Any, tmp_path: Path, targets: TargetSettings
+) -> None:
+    pipeline.embed(toy_strips, tiny_tower, tmp_path / "whole", targets=TargetSettings(store="float32"))
+    summary = pipeline.embed(toy_strips, tiny_tower, tmp_path / "less", targets=targets)
+    assert verify(tmp_path / "less")[1] == []
+    assert Manifest.load(tmp_path / "less").fingerprint != Manifest.load(tmp_path / "whole").fingerprint
+    for one, other in zip(EmbeddingShards(tmp_path / "whole"), EmbeddingShards(tmp_path / "less"), strict=True):
+        for i in range(len(one)):
+            spans = np.array(one.spans[i], dtype=np.int32)
+            latents, covered = shorten(one.embedding_LD[one.offsets[i] : one.offsets[i + 1]], spans, targets)
+            np.testing.assert_allclose(
+                other.embedding_LD[other.offsets[i] : other.offsets[i + 1]], latents, rtol=0, atol=1e-6
+            )
+            assert covered is not None
+            assert other.spans[i] == covered.tolist()
+    assert summary.latents < Manifest.load(tmp_path / "whole").total("latents")
+
+
+def test_rows_of_more_latents_than_allowed_are_rejects(toy_strips: Path, out: Path) -> None:
+    counts = [row["num_latents"] for file in toy_strips.glob("*.parquet") for row in pq.read_table(file).to_pylist()]
+    limit = sorted(counts)[4]
+    summary = pipeline.embed(toy_strips, StandInEncoder(), out, targets=TargetSettings(max_latents=limit))
+    assert summary.rows_out == sum(count <= limit for count in counts)
+    assert "--longer truncate or resample would keep it" in read_rejects(out)[0]["reason"]
+
+
+def test_strips_resized_as_by_the_stock_processor_have_its_grid_and_no_spans(
+    toy_strips: Path, tiny_folder: Path, tiny_tower: Any, out: Path
+) -> None:
+    limits = find_model(str(tiny_folder)).resize_limits()
+    pipeline.embed(toy_strips, tiny_tower, out, targets=TargetSettings(store="float32"), resize=limits)
+    table = pq.read_table(toy_strips / "toy-train-00000-of-00003.parquet").to_pylist()
+    group = next(iter(EmbeddingShards(out)))
+    assert group.spans == [None] * len(group)
+    resized = reference_resize(decode_png(table[0]["image"]["bytes"]), tiny_tower.geometry, limits)
+    assert resized.shape[0] == 64  # the stock processor makes two rows of a short strip
+    np.testing.assert_allclose(
+        group.embedding_LD[: group.offsets[1]], tiny_tower.encode([resized])[0], rtol=0, atol=1e-5
+    )
+    assert Manifest.load(out).settings["resize"] == [limits.min_pixels, limits.max_pixels]
+
+
+def test_a_strip_that_the_stock_processor_refuses_is_a_reject(tmp_path: Path, tiny_folder: Path, out: Path) -> None:
+    rows = [PLAIN, PLAIN | {"cot": "m" * 400}]
+    pipeline.render(
+        Source(location=str(write_jsonl(tmp_path / "rows.jsonl", rows)), corpus="generic"), STYLE, tmp_path / "strips"
+    )
+    limits = find_model(str(tiny_folder)).resize_limits()
+    encoder = load_encoder(find_model(str(tiny_folder)), dtype="float32", device="cpu")
+    assert pipeline.embed(tmp_path / "strips", encoder, out, resize=limits).rows_rejected == 1
+    assert "over 200 times the other" in read_rejects(out)[0]["reason"]
+
+
+def test_equal_strips_are_encoded_once(tmp_path: Path, out: Path) -> None:
+    rows = [PLAIN | {"cot": cot} for cot in ("3+4=7", "5", "3+4=7", "3+4=7", "5")]
+    pipeline.render(
+        Source(location=str(write_jsonl(tmp_path / "rows.jsonl", rows)), corpus="generic"), STYLE, tmp_path / "strips"
+    )
+    encoder = StandInEncoder()
+    summary = pipeline.embed(tmp_path / "strips", encoder, out)
+    assert (sum(encoder.calls), summary.rows_out) == (2, 5)
+    [group] = EmbeddingShards(out)
+    first, third = (group.embedding_LD[group.offsets[i] : group.offsets[i + 1]] for i in (0, 2))
+    np.testing.assert_array_equal(first, third)
+
+
 def test_squares_are_embedded_in_reading_order(tiny_folder: Path, tmp_path: Path) -> None:
     encoder = load_encoder(find_model(str(tiny_folder)), dtype="float32", device="cpu")
     style = StripStyle(layout="square", square_px=256)
     drawn = pipeline.render(TOY, style, tmp_path / "squares")
-    made = pipeline.embed(tmp_path / "squares", encoder, tmp_path / "embedded", store="float32")
+    made = pipeline.embed(tmp_path / "squares", encoder, tmp_path / "embedded", targets=TargetSettings(store="float32"))
     assert (made.rows_out, made.latents) == (10, drawn.latents)
     [group] = EmbeddingShards(tmp_path / "embedded")
     expected = encoder.encode([render(group.cots[0], style).pixels])[0]

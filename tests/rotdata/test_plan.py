@@ -43,8 +43,8 @@ def test_a_plan_counts_what_a_run_makes(tiny_folder: Path, tmp_path: Path) -> No
     drawn = pipeline.render(TOY, STYLE, tmp_path / "strips", rows_per_shard=40)
     made = pipeline.embed(tmp_path / "strips", load_encoder(model, device="cpu"), tmp_path / "embedded")
     assert (found.rows, found.rejects, found.latents) == (drawn.rows_out, 0, drawn.latents)
-    assert [choice.shards for choice in found.choices] == [4, 4]
-    halves, wholes = found.choices
+    assert [choice.shards for choice in found.choices] == [4, 4, 4]
+    halves, wholes, _ = found.choices
     assert (halves.store, wholes.store) == ("float16", "float32")
     assert halves.gigabytes * 1e9 == pytest.approx(made.bytes, rel=0.35, abs=1e6)
     assert halves.measured
@@ -69,7 +69,7 @@ def test_without_weights_time_is_not_guessed_and_bytes_are_raw(weightless: Model
     found = plan(TOY, STYLE, weightless, tmp_path)
     assert (found.embed_s, found.device) == (None, None)
     assert [choice.gigabytes for choice in found.choices] == [
-        round(found.latents * found.width * size / 1e9, 3) for size in (2, 4)
+        round(found.latents * found.width * size / 1e9, 3) for size in (2, 4, 1)
     ]
     assert not found.choices[0].measured
     assert found.warnings == [

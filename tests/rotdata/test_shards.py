@@ -324,7 +324,7 @@ def test_the_manifest_holds_all_that_decides_the_bytes(toy_embeddings: Path) -> 
         "store": "float16",
     }
     assert content["shards"]["2"]["file"] == "toy-train-00002-of-00003.parquet"
-    counted = {"rows", "rejected", "latents", "truncated", "added"}
+    counted = {"rows", "rejected", "latents", "truncated", "added", "rounding"}
     assert set(content["shards"]["2"]) == {"file", "bytes", "sha256", *counted}
 
 
@@ -528,6 +528,15 @@ def test_verify_counts_the_lines_of_rejects(tmp_path: Path) -> None:
     assert 0 < count < 10
     write_rejects(tmp_path, read_rejects(tmp_path)[1:])
     assert verify(tmp_path)[1] == [Mismatch(REJECTS, f"{count - 1} lines, the manifest counts {count}")]
+
+
+def test_a_file_that_is_not_of_the_folder_is_named(strips: Path) -> None:
+    (strips / "notes.txt").touch()
+    (strips / "toy-train-00009-of-00003.parquet").touch()
+    assert verify(strips)[1] == [
+        Mismatch("notes.txt", "not of this folder: remove it"),
+        Mismatch("toy-train-00009-of-00003.parquet", "not of this folder: remove it"),
+    ]
 
 
 # The lock.
