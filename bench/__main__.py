@@ -12,6 +12,8 @@ MODULES = {
     "render-e2e": "render_e2e",
     "render-scaling": "render_e2e",
     "memory": "memory",
+    "read": "read",
+    "read-bytes": "read",
     "embed-naive": "embed_naive",
     "stage1-student": "stage1",
     "stage1-teacher": "stage1",

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from bench.render_e2e import _lines
+from bench.render_e2e import corpus_lines
 
 FEW, MANY = 2000, 20_000
 
@@ -31,7 +31,7 @@ def figures() -> Iterator[dict[str, Any]]:
     """The memory figure: the worse of render (two processes) and embed (tiny)."""
     folder = Path(tempfile.mkdtemp(prefix="rot-bench-"))
     try:
-        corpus, lines = _lines()
+        corpus, lines = corpus_lines()
         file = folder / "rows.jsonl"
         file.write_text("".join((lines * -(-MANY // len(lines)))[:MANY]))
         peaks: dict[str, dict[int, int]] = {"render": {}, "embed": {}}

@@ -32,7 +32,7 @@ def figures() -> Iterator[dict[str, Any]]:
     """The render-e2e and render-scaling figures."""
     folder = Path(tempfile.mkdtemp(prefix="rot-bench-"))
     try:
-        corpus, lines = _lines()
+        corpus, lines = corpus_lines()
         yield _end_to_end(folder, corpus, lines[:ROWS])
         yield _scaling(folder, corpus, lines)
     finally:
@@ -89,7 +89,7 @@ def _scaling(folder: Path, corpus: str, lines: list[str]) -> dict[str, Any]:
     return figure | {"same_bytes": same}
 
 
-def _lines() -> tuple[str, list[str]]:
+def corpus_lines() -> tuple[str, list[str]]:
     """Name and lines of a corpus in GSM8K's form."""
     data = os.environ.get("ROT_DATA")
     if data:

@@ -1,0 +1,67 @@
+"""read: shards to torch tensors, a row each, against `datasets` in its torch format; read-bytes: raw fp16 over files.
+
+tiny's embeddings of GSM8K where ROT_DATA names its folder, else of the toy corpus. The baseline's conversion of Parquet
+to its own Arrow cache is warm-up, and not counted.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.common import compare
+from bench.models import tiny
+from bench.render_e2e import corpus_lines
+from rotdata import pipeline
+from rotdata.corpora import Source
+from rotdata.encoders import load_encoder
+from rotdata.shards import EmbeddingShards
+from rotdata.strips import StripStyle
+
+ROWS = 1000
+
+
+def figures() -> Iterator[dict[str, Any]]:
+    """The read and read-bytes figures."""
+    import datasets
+
+    folder = Path(tempfile.mkdtemp(prefix="rot-bench-"))
+    try:
+        corpus, lines = corpus_lines()
+        file = folder / "rows.jsonl"
+        file.write_text("".join(lines[:ROWS]))
+        pipeline.render(Source(location=str(file), corpus="gsm8k"), StripStyle(), folder / "strips")
+        made = pipeline.embed(folder / "strips", load_encoder(tiny(), device="cpu"), folder / "embedded")
+        files = [str(path) for path in sorted((folder / "embedded").glob("*.parquet"))]
+        rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(folder / "cache"))
+        formatted = rows.select_columns(["embedding"]).with_format("torch", dtype=torch.float16)
+        shards = EmbeddingShards(folder / "embedded")
+
+        def ours() -> list[torch.Tensor]:
+            tensors = []
+            for group in shards:
+                values = torch.from_numpy(group.embedding_LD)
+                tensors += values.split((group.offsets[1:] - group.offsets[:-1]).tolist())
+            return tensors
+
+        def baseline() -> list[torch.Tensor]:
+            return [row["embedding"] for row in formatted]
+
+        assert all(torch.equal(a, b) for a, b in zip(ours(), baseline(), strict=True))
+        yield compare("read", ours, baseline, units=len(rows), unit="rows/s", corpus=corpus)
+        raw = made.latents * shards.width * 2
+        yield {
+            "name": "read-bytes",
+            "ratio": round(raw / made.bytes, 3),
+            "ours": made.bytes,
+            "baseline": raw,
+            "unit": "bytes",
+            "corpus": corpus,
+        }
+    finally:
+        shutil.rmtree(folder)
