@@ -190,20 +190,26 @@ def embed(
         typer.Option(help="Arithmetic of the tower; auto is bfloat16 on a GPU and float32 on a CPU."),
     ] = "auto",
     device: Annotated[str | None, typer.Option(help="cuda, cuda:1, cpu; by default a GPU if there is one.")] = None,
-    patches_per_call: Annotated[int, typer.Option(help="Patches in one call of the tower.")] = 8192,
+    patches_per_call: Annotated[
+        int | None,
+        typer.Option(help="Patches in one call of the tower.", show_default="2048 on a CPU, 16384 on a GPU"),
+    ] = None,
     max_rejects: MaxRejects = 0.01,
     overwrite: Overwrite = False,  # noqa: FBT002
     json_: Json = False,  # noqa: FBT002
 ) -> None:
     """Run strips through a frozen vision tower, once, and keep the embeddings."""
     from rotdata import pipeline
-    from rotdata.encoders import load_encoder
+    from rotdata.encoders import default_device, load_encoder
     from rotdata.models import find_model
     from rotdata.targets import TargetSettings
 
     folder = find_model(model)
     targets = TargetSettings(store=store, pool=pool, max_latents=max_latents, longer=longer)
     limits = folder.resize_limits() if resize == "reference" else None
+    device = device or default_device()
+    if patches_per_call is None:
+        patches_per_call = pipeline.DEFAULT_PATCHES_PER_CALL if device == "cpu" else pipeline.GPU_PATCHES_PER_CALL
     encoder = load_encoder(folder, dtype=None if dtype == "auto" else dtype, device=device)
     summary = pipeline.embed(
         strips,

@@ -8,7 +8,14 @@ from rotdata.encoders.interface import Encoder, EncoderIdentity, Precision
 from rotdata.encoders.weights import quiet_loading, tower_sha256
 from rotdata.models import ModelFolder
 
-__all__ = ["Encoder", "EncoderIdentity", "Precision", "load_encoder", "quiet_loading", "tower_sha256"]
+__all__ = ["Encoder", "EncoderIdentity", "Precision", "default_device", "load_encoder", "quiet_loading", "tower_sha256"]
+
+
+def default_device() -> str:
+    """Where a tower runs if nobody says: a GPU if there is one."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def load_encoder(folder: ModelFolder, *, dtype: Precision | None = None, device: str | None = None) -> Encoder:
@@ -16,10 +23,8 @@ def load_encoder(folder: ModelFolder, *, dtype: Precision | None = None, device:
 
     Raises UnknownModel for an architecture without an encoder here.
     """
-    import torch
-
     module, _, name = folder.family().encoder.partition(":")
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    device = device or default_device()
     dtype = dtype or ("float32" if device == "cpu" else "bfloat16")
     encoder: type[Encoder] = getattr(import_module(f"rotdata.encoders.{module}"), name)
     return encoder.load(folder, dtype=dtype, device=device)

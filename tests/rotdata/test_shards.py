@@ -320,7 +320,7 @@ def test_the_manifest_holds_all_that_decides_the_bytes(toy_embeddings: Path) -> 
     assert content["settings"] == {
         "max_latents": 4096,
         "too_long": "reject",
-        "patches_per_call": 8192,
+        "patches_per_call": 2048,
         "store": "float16",
     }
     assert content["shards"]["2"]["file"] == "toy-train-00002-of-00003.parquet"
