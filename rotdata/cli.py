@@ -455,7 +455,8 @@ def _plan_lines(found: CorpusPlan) -> Iterator[str]:
     yield f"strips: {found.strips_gigabytes:.2f} GB, rendered in {_duration(found.render_s)} by one process"
     for choice in found.choices:
         how = "by the probe" if choice.measured else "raw values"
-        yield f"embeddings as {choice.store}: {choice.gigabytes:.2f} GB in {choice.shards} shards ({how})"
+        pooled = f", pooled by {choice.pool}" if choice.pool > 1 else ""
+        yield f"embeddings as {choice.store}{pooled}: {choice.gigabytes:.2f} GB in {choice.shards} shards ({how})"
     if found.embed_s is not None:
         yield f"embedding with {found.model}, {found.device}: {_duration(found.embed_s)}"
     yield f"free disk: {found.free_gigabytes:.1f} GB"

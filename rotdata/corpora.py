@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from rotdata.cot_text import (
     Asymptote,
@@ -174,7 +175,7 @@ def survey(source: Source) -> Survey:
     rejects = 0
     characters: Counter[str] = Counter()
     contents, ids = array("q"), array("q")  # hashes of eight bytes: ten million rows take 160 MB
-    for row in read(source):
+    for row in tqdm(read(source), unit="row", desc="read", disable=None):
         if isinstance(row, Reject):
             rejects += 1
             continue

@@ -36,15 +36,21 @@ HUB_SAMPLE = 2000
 LARGE_GB = 140
 """Where a warning is due whatever the disk: what the paper's 385k rows take in fp16 without a cap."""
 
+POOLS = (1, 2, 4)
+"""Poolings that a plan lists."""
+
 _FIRST_PROBED, _PROBED_STRIPS = 8, 64
 _QUICK_S = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
 class Choice:
-    """What one type of stored embeddings takes."""
+    """What one way to store embeddings takes."""
 
     store: str
+    pool: int
+    """Neighbouring latents that are stored as their mean."""
+    latents: int
     gigabytes: float
     shards: int
     measured: bool
@@ -116,12 +122,11 @@ def plan(
     with tempfile.TemporaryDirectory(prefix="rotdata-plan-") as scratch:
         probe = _probe(measured.sample, style, encoder, Path(scratch))
     shard_count = max(1, -(-round(read * scale) // rows_per_shard))
-    choices = []
-    for store in get_args(Store):
-        raw = width * {"float16": 2, "float32": 4, "int8": 1}[store]
-        stored = probe.bytes_per_latent.get(store)
-        size = (stored or raw) * latents / 1e9
-        choices.append(Choice(store=store, gigabytes=round(size, 3), shards=shard_count, measured=stored is not None))
+    choices = [
+        _choice(store, pool, measured.latents, scale, width, probe, shard_count)
+        for pool in POOLS
+        for store in get_args(Store)
+    ]
     found = CorpusPlan(
         name=source.name,
         model=model.name,
@@ -168,6 +173,23 @@ class _Probe:
     strip_bytes_per_row: float
     latents_per_s: float | None
     bytes_per_latent: dict[str, float]
+
+
+def _choice(
+    store: Store, pool: int, histogram: Counter[int], scale: float, width: int, probe: _Probe, shard_count: int
+) -> Choice:
+    """Latents and bytes of one way to store embeddings; bytes a latent are the probe's, or those of raw values."""
+    latents = round(sum(-(-k // pool) * count for k, count in histogram.items()) * scale)
+    per_latent = probe.bytes_per_latent.get(store)
+    raw = width * {"float16": 2, "float32": 4, "int8": 1}[store]
+    return Choice(
+        store=store,
+        pool=pool,
+        latents=latents,
+        gigabytes=round((per_latent or raw) * latents / 1e9, 3),
+        shards=shard_count,
+        measured=per_latent is not None,
+    )
 
 
 def _measure(

@@ -21,6 +21,7 @@ from rotdata.errors import SourceError, UnknownModel
 from rotdata.models import ModelFolder, find_model
 from rotdata.plan import CorpusPlan, histogram_lines, plan
 from rotdata.strips import StripStyle
+from rotdata.targets import TargetSettings
 from rotdata.tokens import token_counter
 from tests.helpers import Result, contents, write_jsonl
 
@@ -43,13 +44,26 @@ def test_a_plan_counts_what_a_run_makes(tiny_folder: Path, tmp_path: Path) -> No
     drawn = pipeline.render(TOY, STYLE, tmp_path / "strips", rows_per_shard=40)
     made = pipeline.embed(tmp_path / "strips", load_encoder(model, device="cpu"), tmp_path / "embedded")
     assert (found.rows, found.rejects, found.latents) == (drawn.rows_out, 0, drawn.latents)
-    assert [choice.shards for choice in found.choices] == [4, 4, 4]
-    halves, wholes, _ = found.choices
+    assert [choice.shards for choice in found.choices] == [4] * 9
+    halves, wholes = found.choices[:2]
     assert (halves.store, wholes.store) == ("float16", "float32")
     assert halves.gigabytes * 1e9 == pytest.approx(made.bytes, rel=0.35, abs=1e6)
     assert halves.measured
     assert found.embed_s is not None
     assert found.warnings == []
+
+
+def test_pooled_latents_are_those_that_embedding_would_store(tiny_folder: Path, tmp_path: Path) -> None:
+    model = find_model(str(tiny_folder))
+    found = plan(TOY, STYLE, model, tmp_path, device="cpu")
+    pipeline.render(TOY, STYLE, tmp_path / "strips")
+    encoder = load_encoder(model, device="cpu")
+    for pool in (2, 4):
+        made = pipeline.embed(
+            tmp_path / "strips", encoder, tmp_path / str(pool), targets=TargetSettings(store="int8", pool=pool)
+        )
+        [choice] = [each for each in found.choices if (each.store, each.pool) == ("int8", pool)]
+        assert choice.latents == made.latents
 
 
 def test_a_plan_leaves_nothing_behind(tiny_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -69,7 +83,8 @@ def test_without_weights_time_is_not_guessed_and_bytes_are_raw(weightless: Model
     found = plan(TOY, STYLE, weightless, tmp_path)
     assert (found.embed_s, found.device) == (None, None)
     assert [choice.gigabytes for choice in found.choices] == [
-        round(found.latents * found.width * size / 1e9, 3) for size in (2, 4, 1)
+        round(choice.latents * found.width * size / 1e9, 3)
+        for choice, size in zip(found.choices, (2, 4, 1) * 3, strict=True)
     ]
     assert not found.choices[0].measured
     assert found.warnings == [
