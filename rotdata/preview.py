@@ -99,8 +99,6 @@ def _rows(folder: Path, manifest: shards.Manifest, count: int, counter: TokenCou
     draw = None if strips else _same_renderer(folder, manifest)
     columns = ["id", "question", "cot", "answer", "num_latents", "spans", *(["image"] if strips else [])]
     for row in shards.sample(folder, manifest, count, columns):
-        if row["spans"] is None:
-            raise UsageError(f"{folder} holds resized strips without spans: preview the strips they were made from")
         png, pixels = _picture(row, draw)
         drawn = row["spans"][-1]
         yield ShownRow(
@@ -130,6 +128,11 @@ def _picture(row: dict[str, Any], draw: Renderer | None) -> tuple[bytes, NDArray
 
 def _same_renderer(folder: Path, manifest: shards.Manifest) -> Renderer:
     """The renderer that drew the strips of these embeddings. Raises UsageError if this machine draws otherwise."""
+    if not manifest.latent_is_a_factor:
+        raise UsageError(
+            f"the latents of {folder} are pooled, resampled or of resized strips, and have no columns of their own: "
+            "preview the folder of strips that they were embedded from"
+        )
     draw = renderer(StripStyle(**manifest.style["style"]))
     if draw.fingerprint["sha256"] != manifest.style["sha256"]:
         raise UsageError(

@@ -102,8 +102,17 @@ class Manifest:
 
     @property
     def encoding_fingerprint(self) -> str:
-        """SHA-256 of style and encoder: equal for shards that can be trained on together, whatever their corpus."""
-        return _digest({"style": self.style, "encoder": self.encoder})
+        """SHA-256 of what a latent is: equal for shards that can be trained on together, whatever their corpus."""
+        changed: dict[str, Any] = {name: self.settings[name] for name in ("pool", "resize") if name in self.settings}
+        if self.settings.get("longer") == "resample":
+            changed["resampled_to"] = self.settings["max_stored_latents"]
+        return _digest({"style": self.style, "encoder": self.encoder} | changed)
+
+    @property
+    def latent_is_a_factor(self) -> bool:
+        """Whether latent k stands for the k-th factor of its strip: not where latents are means, or strips resized."""
+        resampled = self.settings.get("longer") == "resample"
+        return self.settings.get("pool", 1) == 1 and not resampled and "resize" not in self.settings
 
     def shard_file(self, index: int) -> str:
         """File name of shard `index`."""

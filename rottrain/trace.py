@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rotdata.corpora import Row
+from rotdata.errors import UsageError
 from rotdata.png import encode_png
 from rotdata.shards import EmbeddedRows, EmbeddingShards
 from rotdata.strips import Renderer, Strip, StripStyle, renderer
@@ -55,6 +56,11 @@ class LatentIndex:
     def load(cls, folder: Path, *, limit: int = DEFAULT_INDEXED_ROWS) -> LatentIndex:
         """Index the first row group of `folder`, at most `limit` rows."""
         shards = EmbeddingShards(folder)
+        if not shards.manifest.latent_is_a_factor:
+            raise UsageError(
+                f"the latents of {folder} are pooled, resampled or of resized strips, so no picture stands for one: "
+                "trace with shards that `rotdata embed` made without --pool, --longer resample and --resize"
+            )
         rows = shards.read_group(0)
         kept = min(limit, len(rows))
         end = int(rows.offsets[kept])

@@ -352,7 +352,10 @@ def test_stored_latents_are_those_of_the_settings_and_spans_follow(
     pipeline.embed(toy_strips, tiny_tower, tmp_path / "whole", targets=TargetSettings(store="float32"))
     summary = pipeline.embed(toy_strips, tiny_tower, tmp_path / "less", targets=targets)
     assert verify(tmp_path / "less")[1] == []
-    assert Manifest.load(tmp_path / "less").fingerprint != Manifest.load(tmp_path / "whole").fingerprint
+    manifests = [Manifest.load(tmp_path / name) for name in ("whole", "less")]
+    assert manifests[0].fingerprint != manifests[1].fingerprint
+    together = manifests[0].encoding_fingerprint == manifests[1].encoding_fingerprint
+    assert together == manifests[1].latent_is_a_factor == (targets.pool == 1 and targets.longer != "resample")
     for one, other in zip(EmbeddingShards(tmp_path / "whole"), EmbeddingShards(tmp_path / "less"), strict=True):
         for i in range(len(one)):
             spans = np.array(one.spans[i], dtype=np.int32)

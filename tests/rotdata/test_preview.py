@@ -21,6 +21,7 @@ from rotdata.corpora import Source
 from rotdata.errors import UsageError
 from rotdata.preview import write_preview
 from rotdata.strips import StripStyle, renderer
+from rotdata.targets import TargetSettings
 from rotdata.tokens import token_counter
 from tests.helpers import Result, StandInEncoder, write_jsonl
 
@@ -146,6 +147,17 @@ def test_embeddings_drawn_with_another_font_are_not_drawn_wrongly(
     with pytest.raises(UsageError, match="preview the folder of strips that they were embedded from"):
         write_preview(tmp_path / "embedded", tmp_path / "page.html", BYTES)
     renderer.cache_clear()
+
+
+@pytest.mark.parametrize(
+    "targets", [TargetSettings(pool=2), TargetSettings(max_latents=9, longer="resample")], ids=["pooled", "resampled"]
+)
+def test_embeddings_whose_latents_have_no_columns_are_not_drawn_wrongly(
+    folder: Path, tmp_path: Path, targets: TargetSettings
+) -> None:
+    pipeline.embed(folder, StandInEncoder(), tmp_path / "embedded", targets=targets)
+    with pytest.raises(UsageError, match="pooled, resampled or of resized strips"):
+        write_preview(tmp_path / "embedded", tmp_path / "page.html", BYTES)
 
 
 def test_few_rows_are_spread_over_the_folder(folder: Path, tmp_path: Path) -> None:

@@ -10,13 +10,17 @@ import numpy as np
 import pytest
 import torch
 
+from rotdata import pipeline
 from rotdata.corpora import Row
+from rotdata.errors import UsageError
 from rotdata.png import decode_png
 from rotdata.shards import EmbeddedRows, EmbeddingShards
 from rotdata.strips import StripStyle, render
+from rotdata.targets import TargetSettings
 from rottrain.evaluate import Judged
 from rottrain.generate import Generation
 from rottrain.trace import LatentIndex, Nearest, Trace, data_uri, latent_texts, trace
+from tests.helpers import StandInEncoder
 
 STYLE = StripStyle()
 
@@ -103,3 +107,9 @@ def test_only_latents_can_be_traced(index: LatentIndex, rows: EmbeddedRows) -> N
 def test_a_data_uri_holds_the_pixels() -> None:
     pixels = render("3+4=7", STYLE).pixels
     assert np.array_equal(decoded(data_uri(pixels)), pixels)
+
+
+def test_latents_without_columns_are_not_indexed(toy_strips: Path, tmp_path: Path) -> None:
+    pipeline.embed(toy_strips, StandInEncoder(), tmp_path / "pooled", targets=TargetSettings(pool=2))
+    with pytest.raises(UsageError, match="no picture stands for one"):
+        LatentIndex.load(tmp_path / "pooled")
