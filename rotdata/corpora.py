@@ -7,11 +7,13 @@ where nothing can be read at all, or where none of the first records is what the
 from __future__ import annotations
 
 import hashlib
+import math
 import re
 from array import array
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -162,7 +164,7 @@ def read(source: Source) -> Iterator[Row | Reject]:
             if isinstance(record, Unreadable):
                 raise _Unusable(record.reason)  # noqa: TRY301 -- one place makes rejects
             row = _treat(read_record(record, source), source)
-            row = row if row.id else replace(row, id=fallback_id)
+            row = row if row.id else Row(fallback_id, row.question, row.cot, row.answer)
             _check_text(row, source)
         except (_Unusable, Inconvertible) as error:
             yield Reject(f"{fallback_id} ({place})", str(error))
@@ -290,6 +292,8 @@ def _recognised(source: Source) -> Source:
 def _recognise(head: list[tuple[str, Any]], source: Source) -> str:
     """The corpus that can read most of the first records; of several, the first in CORPORA."""
     _check_any(head, source)
+    if all(isinstance(record, Unreadable) for _, record in head):
+        raise SourceError(f"{source.location} begins with nothing readable: {head[0][1].reason}; is it the right file?")
     parsed = {name: _rows(head, replace(source, corpus=name)) for name in CORPORA if name != "toy"}
     best = max(parsed, key=lambda name: len(parsed[name]))
     if not parsed[best]:
@@ -356,7 +360,7 @@ def _treat(row: Row, source: Source) -> Row:
         cot = treat_asymptote(cot, source.asymptote)
     if source.latex == "unicode":
         cot = latex_to_unicode(cot)
-    return row if cot == row.cot else replace(row, cot=cot)
+    return row if cot == row.cot else Row(row.id, row.question, cot, row.answer)
 
 
 def _calc(source: Source) -> Calc:
@@ -388,9 +392,13 @@ def _only_text(record: Record, name: str) -> str:
 def _text(value: Any, name: str) -> str:
     if isinstance(value, str):
         return value
-    if isinstance(value, bool) or not isinstance(value, int | float):
+    if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
         raise _Unusable(f"field {name!r} is {type(value).__name__}, not text")
+    if isinstance(value, Decimal):
+        return _plain_number(f"{value:f}")
     if isinstance(value, float):
+        if not math.isfinite(value):  # NaN is how tables write a missing value
+            raise _Unusable(f"field {name!r} is {value}, not text")
         return str(int(value)) if value.is_integer() and abs(value) < 1e16 else repr(value)
     try:
         return str(value)
@@ -427,7 +435,7 @@ def _solved(equation: str, answer: str) -> str:
     """An equation as one line of arithmetic with its result: "( 76.0 - 25.0 )" and "51" -> "76 - 25 = 51"."""
     if not equation.strip():
         return ""
-    text = re.sub(r"\(\s+", "(", re.sub(r"\s+\)", ")", _plain_number(equation)))
+    text = re.sub(r"\(\s+", "(", re.sub(r"(?<!\s)\s+\)", ")", _plain_number(equation)))
     if text.startswith("(") and _closing(text) == len(text) - 1:
         text = text[1:-1]
     return f"{text} = {answer}"
@@ -507,7 +515,7 @@ def _hub_records(source: Source) -> Iterator[tuple[str, Record]]:
             yield f"record {index}", dict(record)
     except RotError:
         raise
-    except (OSError, ValueError, RuntimeError) as error:  # what datasets and huggingface_hub raise derives from these
+    except _hub_errors() as error:
         raise SourceError(
             f"the Hub dataset {source.location} (config {source.config}, split {source.split}) can't be read: {error}; "
             "is it a file? then check its path"
@@ -520,8 +528,16 @@ def _hub_revision(dataset_id: str) -> str | None:
 
     try:
         return HfApi().dataset_info(dataset_id).sha
-    except (OSError, ValueError, RuntimeError) as error:
+    except _hub_errors() as error:
         raise SourceError(f"the Hub does not answer for dataset {dataset_id}: {error}") from error
+
+
+def _hub_errors() -> tuple[type[Exception], ...]:
+    """What datasets and huggingface_hub raise derives from these; an absent network is an error of the HTTP client."""
+    from datasets.exceptions import DatasetsError
+    from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported at run time only
+
+    return OSError, ValueError, RuntimeError, DatasetsError, httpx.HTTPError
 
 
 def _file_sha256(file: Path) -> str:

@@ -18,7 +18,8 @@ FIGURE = "[figure]"
 """What stands for a drawing under asymptote="mark"."""
 
 _CALCULATOR = re.compile(r"<<[^<>]*>>")
-_ASYMPTOTE = re.compile(r"\[asy\].*?\[/asy\]|\\begin\{asy\}.*?\\end\{asy\}", re.DOTALL)
+_ASYMPTOTE = {"[asy]": "[/asy]", "\\begin{asy}": "\\end{asy}"}
+_OPENING = re.compile("|".join(map(re.escape, _ASYMPTOTE)))
 _MAX_LATEX_CHARACTERS = 50_000
 
 
@@ -43,11 +44,10 @@ def treat_asymptote(text: str, policy: Asymptote) -> str:
     """`text` with its drawings kept, dropped or marked. Raises Inconvertible for one under "reject"."""
     if policy == "keep":
         return text
-    if policy == "reject":
-        if _ASYMPTOTE.search(text):
-            raise Inconvertible("the chain of thought holds an Asymptote drawing")
-        return text
-    return _ASYMPTOTE.sub(FIGURE if policy == "mark" else "", text)
+    pieces = _around_drawings(text)
+    if policy == "reject" and len(pieces) > 1:
+        raise Inconvertible("the chain of thought holds an Asymptote drawing")
+    return (FIGURE if policy == "mark" else "").join(pieces)
 
 
 def latex_to_unicode(text: str) -> str:
@@ -84,6 +84,20 @@ def last_boxed(solution: str) -> str | None:
             if depth == 0:
                 return rest[1:i].strip()
     return None
+
+
+def _around_drawings(text: str) -> list[str]:
+    """The pieces of `text` between its drawings; an opening that nothing closes is text."""
+    last = {opening: text.rfind(closing) for opening, closing in _ASYMPTOTE.items()}
+    pieces = []
+    kept = position = 0
+    while opening := _OPENING.search(text, position):
+        position = opening.end()
+        if last[opening[0]] >= position:  # no search of the whole rest for each of many openings
+            pieces.append(text[kept : opening.start()])
+            closing = _ASYMPTOTE[opening[0]]
+            kept = position = text.index(closing, position) + len(closing)
+    return [*pieces, text[kept:]]
 
 
 @cache

@@ -15,7 +15,7 @@ import json
 import re
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, cast
@@ -41,6 +41,8 @@ _SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid"
 _SPLITS |= {"dev": "validation"}
 _PEEKED_BYTES = 1 << 16
 _ROWS_PER_BATCH = 500
+# What can't be decoded becomes lone surrogates, which no row may hold: rejects in their place.
+_ERRORS = {"utf-8-sig": "surrogateescape", "utf-16": "surrogatepass"}
 _BROKEN_OFF = (EOFError, gzip.BadGzipFile, zlib.error)
 
 
@@ -145,7 +147,7 @@ def _peek(file: Path) -> bytes:
     return head
 
 
-def _encoding(head: bytes) -> str:
+def _encoding(head: bytes) -> Literal["utf-16", "utf-8-sig"]:
     if head.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "utf-16"
     return "utf-8-sig"
@@ -159,7 +161,7 @@ def _format(file: Path) -> Format:
     named = _SUFFIXES.get(_suffix(file))
     if named == "parquet":
         raise SourceError(f"{file} is no Parquet file: it is truncated, damaged, or named wrongly")
-    text = head.decode(_encoding(head), errors="replace").lstrip()
+    text = head.decode(_encoding(head), errors="replace").replace("\r\n", "\n").replace("\r", "\n").lstrip()
     first, _, rest = text.partition("\n")
     if named not in ("csv", "tsv") and text.startswith("{") and rest.strip() and _is_json(first):
         return "jsonl"  # whatever it is called
@@ -167,7 +169,8 @@ def _format(file: Path) -> Format:
         return named
     if text.startswith(("{", "[")):
         # A document may begin on a line of its own; a file of lines may begin with a broken one.
-        document = named == "json" or first.rstrip() in ("{", "[") or (named is None and _is_json(text))
+        one_line = named is None and (_is_json(text) or (text.startswith("[") and not rest.strip()))
+        document = named == "json" or first.rstrip() in ("{", "[") or one_line
         return "json" if document else "jsonl"
     return named or ("txt" if "||" in first else "tsv" if "\t" in first else "csv")
 
@@ -184,16 +187,30 @@ def _line_records(file: Path, *, plain: bool) -> Iterator[tuple[str, Record | Un
     number = 0
     with _open(file) as stream:
         try:
-            lines = _utf16_lines(stream) if _encoding(_peek(file)) == "utf-16" else stream
-            for number, line in enumerate(lines, start=1):
+            for number, line in enumerate(_lines(stream, _peek(file)), start=1):
                 if line.strip():
                     yield f"line {number}", _line_record(line, number, plain=plain)
         except (*_BROKEN_OFF, UnicodeDecodeError) as error:
             yield f"line {number + 1}", _broken_off(f"line {number}", error)
 
 
-def _utf16_lines(stream: IO[bytes]) -> Iterator[bytes]:
-    return (line.encode("utf-8", "surrogatepass") for line in stream.read().decode("utf-16").split("\n"))
+def _lines(stream: IO[bytes], head: bytes) -> Iterable[bytes]:
+    """Lines as UTF-8, whatever the encoding; where no line feed ends lines, carriage returns do."""
+    if _encoding(head) != "utf-16" and (b"\n" in head or b"\r" not in head):
+        return stream
+    return _reencoded(stream, head)
+
+
+def _reencoded(stream: IO[bytes], head: bytes) -> Iterator[bytes]:
+    errors = _ERRORS[_encoding(head)]
+    with _decoded(stream, head, newline=None) as text:
+        for line in text:
+            yield line.encode("utf-8", errors)
+
+
+def _decoded(stream: IO[bytes], head: bytes, newline: str | None) -> io.TextIOWrapper:
+    encoding = _encoding(head)
+    return io.TextIOWrapper(stream, encoding=encoding, errors=_ERRORS[encoding], newline=newline)
 
 
 def _line_record(line: bytes, number: int, *, plain: bool) -> Record | Unreadable:
@@ -215,6 +232,8 @@ def _json_records(file: Path) -> Iterator[tuple[str, Record]]:
         with _open(file) as stream:
             content = stream.read()
         data = json.loads(content.decode(_encoding(content)))
+    except UnicodeDecodeError as error:
+        raise SourceError(f"{file} is neither UTF-8 nor UTF-16: {error}; convert it, for example with iconv") from error
     except (*_BROKEN_OFF, ValueError, RecursionError) as error:
         raise SourceError(f"{file} is not one JSON document: {error}; a record a line is .jsonl") from error
     if isinstance(data, dict):
@@ -228,9 +247,7 @@ def _csv_records(file: Path, delimiter: str) -> Iterator[tuple[str, Record | Unr
     csv.field_size_limit(sys.maxsize)
     number = 0
     with _open(file) as stream:
-        # Bytes that are not UTF-8 become lone surrogates, which no row may hold: rejects in their place.
-        text = io.TextIOWrapper(stream, encoding=_encoding(_peek(file)), errors="surrogateescape", newline="")
-        rows = csv.DictReader(text, delimiter=delimiter)
+        rows = csv.DictReader(_decoded(stream, _peek(file), newline=""), delimiter=delimiter)
         try:
             for number, row in enumerate(rows, start=1):
                 if None in row:
@@ -247,10 +264,10 @@ def _parquet_records(file: Path) -> Iterator[tuple[str, Record | Unreadable]]:
 
     number = -1
     try:
-        parquet = pq.ParquetFile(file)
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
         columns = [field.name for field in parquet.schema_arrow if not _is_payload(field.type)]
         for batch in parquet.iter_batches(batch_size=_ROWS_PER_BATCH, columns=columns):
-            for row in batch.to_pylist():
+            for row in _batch_records(batch):
                 number += 1
                 yield f"row {number}", row
     except (pa.ArrowException, OSError) as error:
@@ -259,12 +276,24 @@ def _parquet_records(file: Path) -> Iterator[tuple[str, Record | Unreadable]]:
         yield f"row {number + 1}", _broken_off(f"row {number}", error)
 
 
+def _batch_records(batch: Any) -> list[Record | Unreadable]:
+    """The rows of a batch; a value that is none (bytes that are not UTF-8, a date out of range) spoils its row only."""
+    try:
+        return cast("list[Record | Unreadable]", batch.to_pylist())
+    except (ValueError, OverflowError) as error:
+        if len(batch) == 1:
+            return [Unreadable(f"a value can't be read: {error}")]
+    return [record for index in range(len(batch)) for record in _batch_records(batch.slice(index, 1))]
+
+
 def _is_payload(kind: Any) -> bool:
     """Whether a column holds pictures or embeddings, which are no part of a record."""
-    import pyarrow as pa
+    from pyarrow import types
 
-    nested = pa.types.is_list(kind) and not pa.types.is_string(kind.value_type)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_struct(kind) or nested)
+    if types.is_list(kind) or types.is_large_list(kind):
+        return types.is_nested(kind.value_type) or _is_payload(kind.value_type)
+    bulky = (types.is_binary, types.is_large_binary, types.is_struct, types.is_fixed_size_list)
+    return any(is_bulky(kind) for is_bulky in bulky)
 
 
 def _broken_off(after: str, error: Exception) -> Unreadable:

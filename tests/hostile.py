@@ -89,6 +89,8 @@ def write_hostile(folder: Path) -> dict[str, Path]:
         "bom.jsonl": b"\xef\xbb\xbf" + rows.encode(),
         "utf16.jsonl": rows.encode("utf-16"),
         "windows.jsonl": rows.replace("\n", "\r\n").encode(),
+        "returns.jsonl": rows.replace("\n", "\r").encode(),
+        "cut_utf16.jsonl": rows.encode("utf-16")[:-1],
         "latin1.jsonl": "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in tame).encode("latin-1"),
         "whole.jsonl.gz": zipped,
         "truncated.jsonl.gz": zipped[: len(zipped) * 2 // 3],
@@ -106,6 +108,8 @@ def write_hostile(folder: Path) -> dict[str, Path]:
     for name, content in contents.items():
         (folder / name).write_bytes(content)
     pq.write_table(pa.Table.from_pylist(plain), folder / "plain.parquet")
+    cots = pa.array([b"\xff" if i == 7 else row["cot"].encode() for i, row in enumerate(plain)]).view(pa.string())
+    pq.write_table(pa.Table.from_pylist(plain).set_column(2, "cot", cots), folder / "no_text.parquet")
     whole = (folder / "plain.parquet").read_bytes()
     (folder / "damaged.parquet").write_bytes(whole[:200] + bytes(100) + whole[300:])
     (folder / "cut.parquet").write_bytes(whole[: len(whole) // 2])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Callable, Iterator
+from decimal import Decimal
 from itertools import permutations
 from pathlib import Path
 from types import SimpleNamespace
@@ -12,12 +13,13 @@ from typing import Any
 
 import datasets
 import huggingface_hub
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
-from hypothesis import example, given
+from hypothesis import given
 from hypothesis import strategies as st
 
 from rotdata.corpora import TOY_ROWS, Fields, Reject, Row, Source, describe, read, resolve, survey
-from rotdata.cot_text import last_boxed, strip_calculator
 from rotdata.errors import SourceError, UnknownCorpus, UsageError
 from tests.helpers import write_jsonl
 
@@ -91,49 +93,7 @@ def test_math_without_box_is_a_reject(lines: Any) -> None:
     assert found[1] == Reject("math-train-000001 (line 2)", "the solution has no \\boxed answer")
 
 
-@pytest.mark.parametrize(
-    ("solution", "answer"),
-    [
-        ("so \\boxed{5}", "5"),
-        ("\\boxed{1} and then \\boxed{2}.", "2"),
-        ("\\boxed{\\frac{1}{2^{n+{1}}}}$.", "\\frac{1}{2^{n+{1}}}"),
-        ("\\boxed{\\left\\{1, 2\\right.}", "\\left\\{1, 2\\right."),
-        ("\\boxed{a\\}b}", "a\\}b"),
-        ("\\fbox{7}", "7"),
-        ("\\boxed {8}", "8"),
-        ("$\\boxed 9$.", "9"),
-        ("\\boxed 10.", "10"),
-        ("\\boxed{ 11 }", "11"),
-        ("\\boxed{}", ""),
-        ("\\boxed{unclosed", None),
-        ("\\boxed", None),
-        ("no box", None),
-        ("", None),
-    ],
-)
-def test_last_boxed(solution: str, answer: str | None) -> None:
-    assert last_boxed(solution) == answer
-
-
-balanced = st.recursive(st.text("ab1 ^\\frac", max_size=5).filter(lambda t: not t.endswith("\\")), lambda inner: (
-    st.tuples(inner, inner).map(lambda pair: f"{pair[0]}{{{pair[1]}}}")
-))  # fmt: skip
-
-
-@given(st.text(max_size=20), balanced)
-@example("\\boxed{1}", "{{}}")
-def test_any_balanced_contents_of_a_box_are_found(before: str, inside: str) -> None:
-    assert last_boxed(f"{before}\\boxed{{{inside}}} .") == inside.strip()
-
-
-def test_strip_calculator_leaves_the_text_around_the_marks() -> None:
-    assert (
-        strip_calculator("48/2 = <<48/2=24>>24, so 1 << 3 < 24 and $<<24/2=12>>12")
-        == "48/2 = 24, so 1 << 3 < 24 and $12"
-    )
-
-
-def test_jsonl_reads_the_fields_it_is_told(lines: Any) -> None:
+def test_generic_reads_the_fields_it_is_told(lines: Any) -> None:
     record = {"q": "How many?", "r": "3+4", "a": 7}
     fields = Fields(question="q", cot="r", answer="a")
     assert lines("generic", record, fields=fields) == [Row("generic-train-000000", "How many?", "3+4", "7")]
@@ -149,6 +109,19 @@ def test_numbers_are_written_out(lines: Any, value: float, text: str) -> None:
 def test_a_field_that_is_no_text_is_a_reject(lines: Any, value: Any) -> None:
     found = lines("generic", PLAIN, PLAIN | {"answer": value})
     assert found[1] == Reject("generic-train-000001 (line 2)", f"field 'answer' is {type(value).__name__}, not text")
+
+
+@pytest.mark.parametrize("value", ["NaN", "Infinity", "-1e999"])
+def test_a_number_that_is_none_is_a_reject(lines: Any, value: str) -> None:
+    found = lines("generic", PLAIN, f'{{"question": "q", "cot": "c", "answer": {value}}}')
+    assert found[1].reason == f"field 'answer' is {float(value)}, not text"
+
+
+def test_decimals_of_a_table_are_written_out(tmp_path: Path) -> None:
+    answers = [Decimal("51.00"), Decimal("-0.50"), Decimal("1E+3")]
+    rows = [{"question": "q", "cot": "c", "answer": answer} for answer in answers]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
+    assert [row.answer for row in read(Source(location=str(tmp_path / "rows.parquet")))] == ["51", "-0.50", "1000"]
 
 
 # Rejects: counted, placed, and never the end of the reading.
@@ -237,6 +210,11 @@ def test_a_chain_of_thought_of_svamp_is_its_equation_solved(lines: Any) -> None:
     assert lines("svamp", hub) == [Row("svamp-train-000000", "A pack. How much?", "10 - (6.5 + 3) = 0.5", "0.5")]
     beside = SVAMP | {"Body": "It rains.", "Equation": "( 3.0 + 4.0 ) * ( 2.0 - 1.0 )", "Answer": 7}
     assert lines("svamp", beside)[0].cot == "(3 + 4) * (2 - 1) = 7"
+
+
+def test_spaces_without_end_in_an_equation_are_read(lines: Any) -> None:
+    [row] = lines("svamp", SVAMP | {"Equation": f"( 76.0{' ' * 1_000_000}- 25.0{' ' * 1_000_000})"})
+    assert row.cot == f"76{' ' * 1_000_000}- 25 = 51"
 
 
 def test_a_chain_of_thought_of_multiarith_is_its_equation_solved(lines: Any) -> None:
@@ -332,6 +310,15 @@ def test_lines_of_text_are_recognised_by_their_marks(tmp_path: Path) -> None:
 def test_records_of_no_known_form_are_told_with_their_fields(lines: Any) -> None:
     with pytest.raises(SourceError, match=r"of no known corpus: found the fields prompt, reply; name its fields with"):
         lines("auto", "broken", {"prompt": "q", "reply": "a"})
+
+
+def test_a_file_that_begins_unreadably_is_told_with_the_reason(tmp_path: Path) -> None:
+    file = tmp_path / "rows.jsonl"
+    file.write_bytes(b"\xff\n" * 3)
+    with pytest.raises(
+        SourceError, match=r"begins with nothing readable: line 1 is not UTF-8: .*; is it the right file"
+    ):
+        resolve(Source(location=str(file)))
 
 
 def test_the_word_toy_is_the_toy_corpus() -> None:
@@ -511,6 +498,35 @@ def test_fields_and_seed_are_part_of_what_they_decide(tmp_path: Path) -> None:
     assert one != two
 
 
+# Real corpora.
+
+
+@pytest.mark.data
+@pytest.mark.parametrize(
+    ("name", "corpus", "rows", "rejects", "duplicates"),
+    [
+        ("gsm8k_train.jsonl", "gsm8k", 7473, 0, 0),
+        ("gsm8k_aug_valid.txt", "gsm8k-aug", 494, 6, 0),  # six questions without a step
+        ("math500.jsonl", "math", 500, 0, 0),
+        ("multiarith.json", "multiarith", 600, 0, 20),
+        ("svamp.json", "svamp", 1000, 0, 0),
+    ],
+)
+def test_real_corpora_are_recognised_and_read_whole(
+    rot_data: Path, name: str, corpus: str, rows: int, rejects: int, duplicates: int
+) -> None:
+    source = resolve(Source(location=str(rot_data / name)))
+    assert source.corpus == corpus
+    found = survey(source)
+    assert (found.rows, found.rejects, found.duplicates, found.duplicate_ids) == (rows, rejects, duplicates, 0)
+
+
+@pytest.mark.data
+def test_all_of_math_becomes_unicode(rot_data: Path) -> None:
+    source = Source(location=str(rot_data / "math500.jsonl"), latex="unicode", asymptote="mark")
+    assert [row for row in read(source) if isinstance(row, Reject) or "\\frac" in row.cot or "[asy]" in row.cot] == []
+
+
 # The Hub, which a stand-in plays.
 
 
@@ -581,6 +597,20 @@ def test_a_stream_that_breaks_off_is_no_shorter_corpus(hub: list[Any]) -> None:
 def test_a_hub_that_does_not_answer_is_an_error_not_an_empty_revision() -> None:
     with pytest.raises(SourceError, match="the Hub does not answer for dataset openai/gsm8k"):
         describe(Source(location="openai/gsm8k", corpus="gsm8k"))
+
+
+@pytest.mark.parametrize("error", [huggingface_hub.utils.httpx.ConnectError, datasets.exceptions.DatasetsError])
+def test_an_error_of_the_hubs_clients_is_no_traceback(
+    hub: list[Any], monkeypatch: pytest.MonkeyPatch, error: type[Exception]
+) -> None:
+    def fail(*_args: Any, **_options: Any) -> None:
+        raise error("no such host")
+
+    monkeypatch.setattr(huggingface_hub.HfApi, "dataset_info", fail)
+    monkeypatch.setattr(datasets, "load_dataset", fail)
+    for function in (resolve, lambda source: list(read(source))):
+        with pytest.raises(SourceError, match="no such host"):
+            function(Source(location="openai/gsm8k", corpus="gsm8k"))
 
 
 def test_without_network_a_hub_dataset_can_not_be_read() -> None:

@@ -63,6 +63,11 @@ def as_csv(rows: list[dict[str, str]], delimiter: str = ",") -> bytes:
         ("rows.csv", b"\xef\xbb\xbf" + as_csv(ROWS)),
         ("rows.jsonl", LINES.decode().encode("utf-16")),
         ("rows.jsonl", LINES.replace(b"\n", b"\r\n\r\n")),
+        ("rows.jsonl", LINES.replace(b"\n", b"\r")),
+        ("rows.json", LINES.replace(b"\n", b"\r")),
+        ("rows", b"\xef\xbb\xbf" + LINES.replace(b"\n", b"\r")),
+        ("rows.jsonl", LINES.decode().replace("\n", "\r\n").encode("utf-16")),
+        ("rows", json.dumps(ROWS).replace("{", "{" + " " * 70_000).encode()),  # a line longer than what is peeked at
     ],
 )
 def test_the_content_tells_the_format(tmp_path: Path, name: str, content: bytes) -> None:
@@ -78,6 +83,13 @@ def test_pictures_and_embeddings_in_parquet_are_passed_over(tmp_path: Path) -> N
     rows = [{"question": "q", "image": {"bytes": b"x"}, "raw": b"y", "embedding": [[1.0]], "steps": ["a", "b"]}]
     pq.write_table(pa.Table.from_pylist(rows), tmp_path / "rows.parquet")
     assert read(tmp_path / "rows.parquet") == [{"question": "q", "steps": ["a", "b"]}]
+
+
+@pytest.mark.parametrize("steps", [pa.list_(pa.large_string()), pa.large_list(pa.string()), pa.list_(pa.float64())])
+def test_lists_of_text_and_numbers_in_parquet_are_read(tmp_path: Path, steps: pa.DataType) -> None:
+    values = [1.0] if pa.types.is_floating(steps.value_type) else ["a"]
+    pq.write_table(pa.table({"steps": pa.array([values], type=steps)}), tmp_path / "rows.parquet")
+    assert read(tmp_path / "rows.parquet") == [{"steps": values}]
 
 
 @given(st.lists(st.fixed_dictionaries({"a": st.text(), "b": st.text()}), min_size=2, max_size=5))
@@ -120,9 +132,30 @@ def test_bytes_that_are_no_utf8_spoil_their_line_alone(tmp_path: Path) -> None:
     assert found == [{"a": "1"}, Unreadable("line 2 is not UTF-8: invalid start byte at byte 7"), {"a": "3"}]
 
 
-def test_half_a_utf16_file_is_no_corpus_and_no_traceback(tmp_path: Path) -> None:
-    [found] = read(write(tmp_path / "rows.jsonl", LINES.decode().encode("utf-16")[:-1]))
-    assert "the file breaks off after line 0" in found.reason
+def test_a_utf16_file_that_is_cut_keeps_the_records_before_the_cut(tmp_path: Path) -> None:
+    *found, last = read(write(tmp_path / "rows.jsonl", LINES.decode().encode("utf-16")[:-3]))
+    assert found == ROWS[:2]
+    assert "the file breaks off after line 2: 'utf-16" in last.reason
+
+
+def test_half_a_character_spoils_its_line_alone_in_utf16(tmp_path: Path) -> None:
+    lines = LINES.decode().encode("utf-16-le")
+    found = read(write(tmp_path / "rows.jsonl", b"\xff\xfe" + lines + b"\x00\xd8\n\x00" + lines))
+    assert found[:3] == found[4:] == ROWS
+    assert found[3].reason.startswith("line 4 is not UTF-8")
+
+
+def test_line_separators_of_unicode_are_no_line_ends(tmp_path: Path) -> None:
+    rows = [{"a": "b\u2028c\x85d"}] * 2
+    lines = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    for encoding in ("utf-8", "utf-16"):
+        assert read(write(tmp_path / "rows.json", lines.encode(encoding))) == rows
+    assert read(write(tmp_path / "rows.jsonl", lines.replace("\n", "\r").encode())) == rows
+
+
+def test_a_document_of_another_encoding_is_to_be_converted(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match=r"is neither UTF-8 nor UTF-16: .*; convert it, for example with iconv"):
+        read(write(tmp_path / "rows.json", b'[{"a": "\xe9"}]'))
 
 
 def test_a_record_of_too_many_fields_is_told_and_one_of_too_few_lacks_them(tmp_path: Path) -> None:
@@ -138,6 +171,28 @@ def test_a_field_of_a_million_characters_is_read(tmp_path: Path) -> None:
 def test_a_parquet_file_that_is_none_is_refused(tmp_path: Path, content: bytes) -> None:
     with pytest.raises(SourceError, match="is no Parquet file"):
         read(write(tmp_path / "rows.parquet", content))
+
+
+def test_a_value_in_parquet_that_is_none_spoils_its_row_alone(tmp_path: Path) -> None:
+    texts = pa.array([b"a", b"\xff", b"c"]).view(pa.string())
+    pq.write_table(pa.table({"a": texts, "day": pa.array([1, 2, 10**9], type=pa.date32())}), tmp_path / "rows.parquet")
+    first, second, third = read(tmp_path / "rows.parquet")
+    assert first["a"] == "a"
+    assert second.reason.startswith("a value can't be read: 'utf-8' codec can't decode byte 0xff")
+    assert third.reason.startswith("a value can't be read: days=1000000000")
+
+
+def test_a_damaged_page_is_told_by_its_checksum(tmp_path: Path) -> None:
+    table = pa.table({"a": [f"{number:064d}" for number in range(20_000)]})
+    options = {"write_page_checksum": True, "use_dictionary": False, "compression": "none"}
+    pq.write_table(table, tmp_path / "rows.parquet", row_group_size=5000, **options)
+    content = (tmp_path / "rows.parquet").read_bytes()
+    place = content.index(b"%064d" % 12_000)
+    *found, last = read(write(tmp_path / "rows.parquet", content[:place] + b"9" + content[place + 1 :]))
+    assert found == table.to_pylist()[: len(found)]
+    assert len(found) >= 5000
+    assert f"the file breaks off after row {len(found) - 1}: " in last.reason
+    assert "CRC" in last.reason
 
 
 # Which files a location means.

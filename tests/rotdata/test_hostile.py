@@ -25,6 +25,8 @@ WHOLE = {  # file -> (rows, rejects)
     "bom.jsonl": (60, 0),
     "utf16.jsonl": (60, 0),
     "windows.jsonl": (60, 0),
+    "returns.jsonl": (60, 0),
+    "cut_utf16.jsonl": (59, 1),
     "latin1.jsonl": (0, 60),
     "whole.jsonl.gz": (60, 0),
     "document.json": (60, 0),
@@ -38,6 +40,7 @@ WHOLE = {  # file -> (rows, rejects)
     "lines.txt": (30, 30),
     "nameless": (60, 0),
     "plain.parquet": (60, 0),
+    "no_text.parquet": (59, 1),
 }
 
 
@@ -131,6 +134,7 @@ def test_all_formats_give_the_same_rows(files: dict[str, Path]) -> None:
         "bom.jsonl",
         "utf16.jsonl",
         "windows.jsonl",
+        "returns.jsonl",
         "whole.jsonl.gz",
         "document.json",
         "plain.parquet",
