@@ -95,5 +95,8 @@ def corpus_lines() -> tuple[str, list[str]]:
     if data:
         return "gsm8k", (Path(data) / "gsm8k_train.jsonl").read_text().splitlines(keepends=True)
     problems = islice(toy_problems("train"), 7500)
-    records = [{"question": each.question, "answer": f"{each.cot}\n#### {each.answer}"} for each in problems]
+    plain = str.maketrans("", "", "<>")  # GSM8K's reader drops calculator marks, and toy has nothing else
+    records = [
+        {"question": each.question, "answer": f"{each.cot.translate(plain)}\n#### {each.answer}"} for each in problems
+    ]
     return "toy (ROT_DATA is not set)", [json.dumps(record) + "\n" for record in records]

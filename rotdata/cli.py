@@ -232,18 +232,19 @@ def verify(
     from rotdata import shards
 
     manifest, mismatches = shards.verify(folder)
+    counted, rows = (len(manifest.shards), manifest.total("rows")) if manifest else (0, 0)
     if json_:
         print_json(
             {
-                "shards": len(manifest.shards),
-                "rows": manifest.total("rows"),
+                "shards": counted,
+                "rows": rows,
                 "mismatches": [dataclasses.asdict(mismatch) for mismatch in mismatches],
             }
         )
     else:
         for mismatch in mismatches:
             typer.echo(f"{mismatch.file}: {mismatch.problem}")
-        typer.echo(f"{len(manifest.shards)} shards, {manifest.total('rows')} rows, {len(mismatches)} mismatches")
+        typer.echo(f"{counted} shards, {rows} rows, {len(mismatches)} mismatches")
     if mismatches:
         raise typer.Exit(EXIT_MISMATCH)
 

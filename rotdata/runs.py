@@ -12,12 +12,12 @@ import re
 import signal
 import threading
 import time
-from collections import Counter, deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from multiprocessing.connection import wait
 from pathlib import Path
@@ -75,14 +75,15 @@ Work = Callable[[list[int], Stopped], Iterator[tuple[int, Written]]]
 
 def write(out: Path, file: str, made: Made) -> Written:
     """Write a shard whole or not at all."""
-    size, digest = shards.write_shard(out, file, made.table)
+    stored = shards.write_shard(out, file, made.table)
     entry = shards.ShardEntry(
         file=file,
         rows=made.table.num_rows,
         rejected=len(made.rejects),
         latents=made.latents,
-        bytes=size,
-        sha256=digest,
+        bytes=stored.bytes,
+        sha256=stored.sha256,
+        row_groups=stored.row_groups,
         truncated=made.truncated,
         added=made.added,
         rounding=made.rounding,
@@ -101,10 +102,10 @@ def run(out: Path, manifest: shards.Manifest, work: Work, *, overwrite: bool, ve
         bar = tqdm(total=manifest.plan.rows_in, initial=manifest.rows_done, unit="row", desc=verb, disable=None)
         with bar:
             for index, written in work(pending, stopped):
-                rejects += [{"shard": index, "id": each.id, "reason": each.reason} for each in written.rejects]
-                rejects.sort(key=lambda reject: reject["shard"])
+                refused = [{"shard": index, "id": each.id, "reason": each.reason} for each in written.rejects]
+                rejects = sorted(rejects + refused, key=lambda reject: reject["shard"])
                 shards.write_rejects(out, rejects)
-                manifest.shards[index] = written.entry
+                manifest.shards[index] = replace(written.entry, rejects_sha256=shards.rejects_sha256(refused))
                 manifest.save(out)
                 bar.update(manifest.rows_done - bar.n)
         if stopped() and not manifest.finished:
@@ -189,11 +190,13 @@ def _open_folder(out: Path, manifest: shards.Manifest, *, overwrite: bool) -> No
                 f"{out} holds another run; this run and that differ in {'; '.join(differences[:5])}: "
                 "choose another --out, or --overwrite"
             )
-        refused = Counter(reject["shard"] for reject in shards.read_rejects(out))
+        refused = defaultdict(list)
+        for reject in shards.read_rejects(out):
+            refused[reject["shard"]].append(reject)
         manifest.shards = {
             index: entry
             for index, entry in earlier.shards.items()
-            if refused[index] == entry.rejected and shards.intact(out, entry)
+            if shards.rejects_sha256(refused[index]) == entry.rejects_sha256 and shards.intact(out, entry)
         }
     manifest.save(out)
 

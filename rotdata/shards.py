@@ -13,6 +13,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -33,6 +34,7 @@ REJECTS = "rejects.jsonl"
 
 Kind = Literal["strips", "embeddings"]
 
+_SAFE_NAME = re.compile(r"\w[\w.-]*")
 _ROW_GROUP_BYTES = 64 << 20  # raw; the Hub viewer wants row groups below 100 MB
 
 
@@ -62,6 +64,12 @@ class ShardEntry:
     """Rows beyond one a source row, since some were split."""
     rounding: float = 0.0
     """Of embeddings: what storing them changed, root mean square, relative to that of the values."""
+    rejects_sha256: str = ""
+    """Of its lines in rejects.jsonl, if there are any."""
+    row_groups: list[int] = field(default_factory=list)
+    """Rows of each of its row groups, so that a reader far away need not open it to know them."""
+    halved: int = 0
+    """Calls of the tower that ran out of memory and were made in two halves, which may change last bits."""
 
 
 @dataclass(kw_only=True)
@@ -138,14 +146,15 @@ class Manifest:
         finished = {str(index): asdict(self.shards[index]) for index in sorted(self.shards)}
         content = self._identity() | {"survey": self.survey, "shards": finished}
         content["checksum"] = _digest(content)
-        write_atomically(folder / MANIFEST, (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode())
+        write_atomically(folder / MANIFEST, _manifest_bytes(content))
 
     @classmethod
     def load(cls, folder: Path) -> Manifest:
         """Read and check manifest.json. Raises ShardError if it is missing, damaged, or of a later version."""
         file = folder / MANIFEST
         try:
-            content = json.loads(file.read_bytes())
+            stored = file.read_bytes()
+            content = json.loads(stored)
         except FileNotFoundError:
             raise ShardError(
                 f"{folder} holds no {MANIFEST}: it is no folder of shards, or its first run never began"
@@ -157,15 +166,30 @@ class Manifest:
             raise ShardError(
                 f"{file} has schema version {version}, this release reads up to {SCHEMA_VERSION}: upgrade it"
             )
+        exact = stored == _manifest_bytes(content)
         checksum = content.pop("checksum", None)
-        if checksum != _digest(content):
+        if not exact or checksum != _digest(content):
             raise ShardError(f"{file} does not match its own checksum: it was damaged or edited; make the shards again")
         try:
             content["plan"] = Plan(**content["plan"])
             content["shards"] = {int(i): ShardEntry(**entry) for i, entry in content["shards"].items()}
-            return cls(**content)
-        except (KeyError, TypeError, ValueError) as error:
+            manifest = cls(**content)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ShardError(f"{file} lacks or adds fields ({error}): it is of another release") from error
+        if strange := manifest._strange_names():
+            raise ShardError(f"{file} names files that can't be its own ({strange[0]!r}): don't trust where it is from")
+        return manifest
+
+    def _strange_names(self) -> list[str]:
+        """Names of shards that the plan would not give, and so may lie outside of the folder."""
+        if not _SAFE_NAME.fullmatch(self.name):
+            return [self.name]
+        planned = range(self.plan.num_shards)
+        return [
+            entry.file
+            for index, entry in self.shards.items()
+            if index not in planned or entry.file != self.shard_file(index)
+        ]
 
     def _identity(self) -> dict[str, Any]:
         content = {entry.name: getattr(self, entry.name) for entry in fields(self)}
@@ -247,34 +271,49 @@ def embedding_column(latents: Sequence[NDArray[Any]], schema: pa.Schema) -> pa.A
     return pa.ListArray.from_arrays(pa.array(offsets), values).cast(column)
 
 
-def write_shard(folder: Path, file: str, table: pa.Table) -> tuple[int, str]:
-    """Write one Parquet shard, whole or not at all: its bytes and SHA-256. The same table gives the same file."""
+@dataclass(frozen=True, kw_only=True)
+class ShardFile:
+    """A shard's file as it was written."""
+
+    bytes: int
+    sha256: str
+    row_groups: list[int]
+    """Rows of each."""
+
+
+def write_shard(folder: Path, file: str, table: pa.Table) -> ShardFile:
+    """Write one Parquet shard, whole or not at all. The same table gives the same file."""
     per_row = max(1, table.nbytes // max(1, table.num_rows))
     values = "embedding.list.element.list.element"
     split = "embedding" in table.column_names and "scale" not in table.column_names
+    group_size = max(1, min(table.num_rows, _ROW_GROUP_BYTES // per_row))
     temporary = folder / f".{file}.tmp"
-    pq.write_table(
-        table,
+    with pq.ParquetWriter(
         temporary,
+        table.schema,
         compression="zstd",
-        row_group_size=max(1, min(table.num_rows, _ROW_GROUP_BYTES // per_row)),
         use_dictionary=[values] if "scale" in table.column_names else False,  # of 255 values, a byte each
         column_encoding={values: "BYTE_STREAM_SPLIT"} if split else None,
         write_page_index=True,
-    )
+        write_page_checksum=True,
+    ) as writer:
+        if table.num_rows:  # `datasets` can't read a row group of no rows
+            writer.write_table(table, row_group_size=group_size)
     with temporary.open("rb") as stream:
         os.fsync(stream.fileno())
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
         size = stream.tell()
     temporary.replace(folder / file)
     _sync_folder(folder)
-    return size, digest
+    groups = [min(group_size, table.num_rows - first) for first in range(0, table.num_rows, group_size)]
+    return ShardFile(bytes=size, sha256=digest, row_groups=groups)
 
 
 def read_table(folder: Path, entry: ShardEntry, columns: Sequence[str] | None = None) -> pa.Table:
     """A finished shard as a table. Raises ShardError naming file and remedy."""
     try:
-        return pq.read_table(folder / entry.file, columns=None if columns is None else list(columns))
+        wanted = None if columns is None else list(columns)
+        return pq.read_table(folder / entry.file, columns=wanted, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(folder / entry.file, error) from error
 
@@ -329,7 +368,8 @@ class EmbeddingShards:
         """Rows of row group `index` of the whole folder."""
         entry, group, _ = self._groups[index]
         try:
-            table = pq.ParquetFile(self.folder / entry.file).read_row_group(group)
+            file = pq.ParquetFile(self.folder / entry.file, page_checksum_verification=True)
+            table = file.read_row_group(group)
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(self.folder / entry.file, error) from error
         return _rows_of(table)
@@ -355,12 +395,18 @@ class EmbeddingShards:
                 yield entry, group, rows
 
 
-def verify(folder: Path) -> tuple[Manifest, list[Mismatch]]:
+def verify(folder: Path) -> tuple[Manifest | None, list[Mismatch]]:
     """Recompute hashes, counts and finiteness of a folder: its manifest and every mismatch found.
 
-    Raises ShardError if the manifest itself can't be trusted.
+    A manifest that can't be trusted is the only mismatch then, and None comes in its place. Raises ShardError if there
+    is no manifest at all.
     """
-    manifest = Manifest.load(folder)
+    try:
+        manifest = Manifest.load(folder)
+    except ShardError as error:
+        if not (folder / MANIFEST).exists():
+            raise
+        return None, [Mismatch(MANIFEST, str(error))]
     found: list[Mismatch] = []
     for index in range(manifest.plan.num_shards):
         entry = manifest.shards.get(index)
@@ -371,17 +417,32 @@ def verify(folder: Path) -> tuple[Manifest, list[Mismatch]]:
     known = {MANIFEST, REJECTS, *map(manifest.shard_file, range(manifest.plan.num_shards))}
     strangers = sorted(path.name for path in folder.iterdir() if path.name not in known)
     found.extend(Mismatch(name, "not of this folder: remove it") for name in strangers)
-    try:
-        rejects = len(read_rejects(folder))
-    except ShardError as error:
-        found.append(Mismatch(REJECTS, str(error)))
-    else:
-        if rejects != manifest.total("rejected"):
-            found.append(Mismatch(REJECTS, f"{rejects} lines, the manifest counts {manifest.total('rejected')}"))
+    found.extend(Mismatch(REJECTS, problem) for problem in _rejects_problems(folder, manifest))
     if manifest.finished and manifest.rows_done != manifest.plan.rows_in:
         done = manifest.rows_done
         found.append(Mismatch(MANIFEST, f"{done} rows out and rejected, {manifest.plan.rows_in} rows in"))
     return manifest, found
+
+
+def _rejects_problems(folder: Path, manifest: Manifest) -> Iterator[str]:
+    try:
+        rejects = read_rejects(folder)
+    except ShardError as error:
+        yield str(error)
+        return
+    if len(rejects) != manifest.total("rejected"):
+        yield f"{len(rejects)} lines, the manifest counts {manifest.total('rejected')}"
+        return
+    stored = (folder / REJECTS).read_bytes() if rejects else b""
+    if stored != b"".join(map(reject_line, rejects)):
+        yield "not as it was written: it was damaged or edited"
+        return
+    by_shard: dict[int, list[dict[str, Any]]] = {}
+    for reject in rejects:
+        by_shard.setdefault(reject["shard"], []).append(reject)
+    for index, entry in sorted(manifest.shards.items()):
+        if rejects_sha256(by_shard.get(index, [])) != entry.rejects_sha256:
+            yield f"the lines of shard {index} have another SHA-256 than the manifest's"
 
 
 def intact(folder: Path, entry: ShardEntry) -> bool:
@@ -397,23 +458,34 @@ def read_rejects(folder: Path) -> list[dict[str, Any]]:
     """Lines of rejects.jsonl: shard, id, reason. Raises ShardError if the file is damaged."""
     file = folder / REJECTS
     try:
-        return [json.loads(line) for line in file.read_text().splitlines()]
+        rejects = [json.loads(line) for line in file.read_text().splitlines()]
+        broken = not all(isinstance(reject, dict) and isinstance(reject.get("shard"), int) for reject in rejects)
     except FileNotFoundError:
         return []
-    except (OSError, ValueError) as error:
-        raise ShardError(
-            f"{file} can't be read ({error}): delete it, and run the command that made it again"
-        ) from error
+    except (OSError, ValueError):
+        broken = True
+    if broken:
+        raise ShardError(f"{file} is damaged: delete it, and run the command that made it again")
+    return rejects
 
 
 def write_rejects(folder: Path, rejects: Sequence[dict[str, Any]]) -> None:
     """Replace rejects.jsonl, whole or not at all; no rejects, no file."""
     file = folder / REJECTS
     if rejects:
-        lines = [json.dumps(reject, ensure_ascii=True) + "\n" for reject in rejects]
-        write_atomically(file, "".join(lines).encode())
+        write_atomically(file, b"".join(map(reject_line, rejects)))
     else:
         file.unlink(missing_ok=True)
+
+
+def reject_line(reject: dict[str, Any]) -> bytes:
+    """A line of rejects.jsonl."""
+    return json.dumps(reject, ensure_ascii=True).encode() + b"\n"
+
+
+def rejects_sha256(rejects: Sequence[dict[str, Any]]) -> str:
+    """What a shard's entry says of its lines in rejects.jsonl; nothing if it has none."""
+    return hashlib.sha256(b"".join(map(reject_line, rejects))).hexdigest() if rejects else ""
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -512,6 +584,10 @@ def _flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def _manifest_bytes(content: dict[str, Any]) -> bytes:
+    return (json.dumps(content, indent=1, ensure_ascii=False) + "\n").encode(errors="surrogatepass")
 
 
 def _digest(content: Any) -> str:

@@ -336,9 +336,15 @@ def test_a_folder_without_manifest_exits_1(run_rotdata: Run, tmp_path: Path, tin
     assert_refused(run_rotdata(command, tmp_path, *options), 1, "holds no manifest.json")
 
 
-def test_a_damaged_manifest_exits_1(run_rotdata: Run, strips: Path) -> None:
+def test_a_damaged_manifest_exits_4_and_a_missing_one_1(run_rotdata: Run, strips: Path) -> None:
     (strips / MANIFEST).write_text((strips / MANIFEST).read_text().replace("toy", "boy", 1))
-    assert_refused(run_rotdata("verify", strips), 1, "does not match its own checksum")
+    result = run_rotdata("verify", strips, "--json")
+    assert result.code == 4
+    found = json.loads(result.out)
+    assert found["shards"] == 0
+    assert "does not match its own checksum" in found["mismatches"][0]["problem"]
+    (strips / MANIFEST).unlink()
+    assert_refused(run_rotdata("verify", strips), 1, "holds no manifest.json")
 
 
 def test_strips_of_another_height_exit_1_with_the_remedy(run_rotdata: Run, tiny_folder: Path, tmp_path: Path) -> None:
