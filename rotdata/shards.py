@@ -18,7 +18,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, BinaryIO, Literal, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -36,6 +36,41 @@ Kind = Literal["strips", "embeddings"]
 
 _SAFE_NAME = re.compile(r"\w[\w.-]*")
 _ROW_GROUP_BYTES = 64 << 20  # raw; the Hub viewer wants row groups below 100 MB
+
+
+class Files(Protocol):
+    """Where a folder of shards is: on this disk, or far away. Its str is what people call it."""
+
+    def read(self, name: str) -> bytes:
+        """A whole file. Raises FileNotFoundError, OSError."""
+
+    def open(self, name: str) -> BinaryIO:
+        """A file to read parts of. Raises OSError."""
+
+    def size(self, name: str) -> int:
+        """Bytes of a file. Raises OSError."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFiles:
+    """The files of a folder on this disk."""
+
+    folder: Path
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    def read(self, name: str) -> bytes:
+        """A whole file."""
+        return (self.folder / name).read_bytes()
+
+    def open(self, name: str) -> BinaryIO:
+        """A file to read parts of."""
+        return (self.folder / name).open("rb")
+
+    def size(self, name: str) -> int:
+        """Bytes of a file."""
+        return (self.folder / name).stat().st_size
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,11 +184,11 @@ class Manifest:
         write_atomically(folder / MANIFEST, _manifest_bytes(content))
 
     @classmethod
-    def load(cls, folder: Path) -> Manifest:
+    def load(cls, folder: Path | Files) -> Manifest:
         """Read and check manifest.json. Raises ShardError if it is missing, damaged, or of a later version."""
-        file = folder / MANIFEST
+        file = f"{folder}/{MANIFEST}"
         try:
-            stored = file.read_bytes()
+            stored = (LocalFiles(folder) if isinstance(folder, Path) else folder).read(MANIFEST)
             content = json.loads(stored)
         except FileNotFoundError:
             raise ShardError(
@@ -333,12 +368,13 @@ def sample(folder: Path, manifest: Manifest, count: int, columns: Sequence[str])
 class EmbeddingShards:
     """Reader of a finished folder of embeddings: rows by row group, values as views of Arrow's memory."""
 
-    def __init__(self, folder: Path) -> None:
-        """Open `folder`.
+    def __init__(self, folder: Path | Files) -> None:
+        """Open `folder`; of a shard's file, only the size is looked at.
 
         Raises ShardError if it is no finished folder of embeddings or a file is not as long as it should be.
         """
         self.folder = folder
+        self._files = LocalFiles(folder) if isinstance(folder, Path) else folder
         self.manifest = Manifest.load(folder)
         if self.manifest.kind != "embeddings" or self.manifest.encoder is None:
             raise ShardError(
@@ -350,8 +386,10 @@ class EmbeddingShards:
                 f"{folder} has {done} of {planned} shards: run the same `rotdata embed` again to finish it"
             )
         self._groups: list[tuple[ShardEntry, int, int]] = []  # shard, row group within it, rows
+        self._footers: dict[str, pq.FileMetaData] = {}
         for _, entry in sorted(self.manifest.shards.items()):
-            self._groups.extend(self._row_groups(entry))
+            self._check(entry)
+            self._groups.extend((entry, group, rows) for group, rows in enumerate(entry.row_groups))
 
     @property
     def width(self) -> int:
@@ -360,39 +398,48 @@ class EmbeddingShards:
         return int(self.manifest.encoder["width"])
 
     @property
+    def _store(self) -> Store:
+        stored: Store = self.manifest.settings.get("store", "float16")
+        return stored
+
+    @property
     def group_rows(self) -> list[int]:
         """Rows of each row group, in order."""
         return [rows for _, _, rows in self._groups]
 
     def read_group(self, index: int) -> EmbeddedRows:
-        """Rows of row group `index` of the whole folder."""
+        """Rows of row group `index` of the whole folder. Raises ShardError."""
         entry, group, _ = self._groups[index]
         try:
-            file = pq.ParquetFile(self.folder / entry.file, page_checksum_verification=True)
-            table = file.read_row_group(group)
+            with self._files.open(entry.file) as stream:
+                file = pq.ParquetFile(
+                    stream, metadata=self._footers.get(entry.file), page_checksum_verification=True, pre_buffer=False
+                )
+                self._footers[entry.file] = file.metadata
+                table = file.read_row_group(group)
         except (OSError, pa.ArrowException) as error:
-            raise _unreadable(self.folder / entry.file, error) from error
+            raise _unreadable(f"{self.folder}/{entry.file}", error) from error
+        if not table.schema.equals(embedding_schema(self.width, self._store)):
+            raise ShardError(f"{self.folder}/{entry.file} has other columns than its manifest says: don't trust it")
         return _rows_of(table)
 
     def __iter__(self) -> Iterator[EmbeddedRows]:
         """Every row group in order."""
         return (self.read_group(index) for index in range(len(self._groups)))
 
-    def _row_groups(self, entry: ShardEntry) -> Iterator[tuple[ShardEntry, int, int]]:
-        path = self.folder / entry.file
+    def _check(self, entry: ShardEntry) -> None:
         try:
-            size = path.stat().st_size
-            if size != entry.bytes:
-                raise ShardError(
-                    f"{path} has {size} bytes, its manifest says {entry.bytes}: the same `rotdata embed` makes it anew"
-                )
-            metadata = pq.read_metadata(path)
-        except (OSError, pa.ArrowException) as error:
-            raise _unreadable(path, error) from error
-        for group in range(metadata.num_row_groups):
-            rows = metadata.row_group(group).num_rows
-            if rows:
-                yield entry, group, rows
+            size = self._files.size(entry.file)
+        except OSError as error:
+            raise _unreadable(f"{self.folder}/{entry.file}", error) from error
+        if size != entry.bytes:
+            raise ShardError(
+                f"{self.folder}/{entry.file} has {size} bytes, its manifest says {entry.bytes}: "
+                "the same `rotdata embed` makes it anew"
+            )
+        if sum(entry.row_groups) != entry.rows:
+            grouped = sum(entry.row_groups)
+            raise ShardError(f"{self.folder}/{MANIFEST} has row groups of {grouped} rows in a shard of {entry.rows}")
 
 
 def verify(folder: Path) -> tuple[Manifest | None, list[Mismatch]]:
@@ -543,6 +590,10 @@ def _problems(folder: Path, manifest: Manifest, entry: ShardEntry) -> Iterator[s
         yield f"{path.stat().st_size} bytes with another SHA-256 than the manifest's {entry.bytes} bytes"
         return
     table = read_table(folder, entry)
+    metadata = pq.read_metadata(path)
+    row_groups = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    if row_groups != entry.row_groups:
+        yield f"row groups of {row_groups}, the manifest says {entry.row_groups}"
     if table.num_rows != entry.rows:
         yield f"{table.num_rows} rows, the manifest says {entry.rows}"
     latents = sum(table.column("num_latents").to_pylist())
@@ -572,7 +623,7 @@ def _with_features(columns: list[pa.Field], **special: dict[str, Any]) -> pa.Sch
     return pa.schema(columns, metadata={"huggingface": metadata})
 
 
-def _unreadable(path: Path, error: Exception) -> ShardError:
+def _unreadable(path: Path | str, error: Exception) -> ShardError:
     return ShardError(f"{path} can't be read ({error}): it is missing, truncated or damaged; make it again")
 
 

@@ -83,7 +83,7 @@ def embedding_table(latents: list[NDArray[Any]], width: int, store: Any = "float
     return table.append_column(schema.field("embedding"), embedding_column(latents, schema)).cast(schema)
 
 
-def write_folder(folder: Path, tables: list[pa.Table], width: int) -> Manifest:
+def write_folder(folder: Path, tables: list[pa.Table], width: int, store: str = "float16") -> Manifest:
     """A finished folder of embedding shards."""
     rows = [table.num_rows for table in tables]
     manifest = Manifest(
@@ -92,7 +92,7 @@ def write_folder(folder: Path, tables: list[pa.Table], width: int) -> Manifest:
         split="train",
         source={},
         style={},
-        settings={},
+        settings={"store": store},
         plan=Plan(rows_in=sum(rows), rows_per_shard=max(rows), num_shards=len(tables)),
         encoder={"width": width},
     )
@@ -194,7 +194,7 @@ def test_embeddings_survive_writing_and_reading_bit_for_bit(data: st.DataObject,
     arrays = st.integers(1, 4).flatmap(lambda count: hnp.arrays(store, (count, width)))
     latents = data.draw(st.lists(st.lists(arrays, min_size=1, max_size=3), min_size=1, max_size=3))
     with tempfile.TemporaryDirectory() as name:
-        write_folder(Path(name), [embedding_table(rows, width, store) for rows in latents], width)
+        write_folder(Path(name), [embedding_table(rows, width, store) for rows in latents], width, store)
         groups = list(EmbeddingShards(Path(name)))
     assert [len(group) for group in groups] == [len(rows) for rows in latents]
     for group, rows in zip(groups, latents, strict=True):
@@ -242,7 +242,8 @@ def test_a_shard_of_several_row_groups_is_read_whole(tmp_path: Path) -> None:
     write_folder(tmp_path, [table], 8)
     [file] = shard_files(tmp_path)
     pq.write_table(table, file, row_group_size=7)
-    edit_manifest(tmp_path, lambda manifest: replace_entry(manifest, 0, bytes=file.stat().st_size))
+    changes = {"bytes": file.stat().st_size, "row_groups": [7] * 7 + [1]}
+    edit_manifest(tmp_path, lambda manifest: replace_entry(manifest, 0, **changes))
     shards = EmbeddingShards(tmp_path)
     assert shards.group_rows == [7] * 7 + [1]
     read_back = [
@@ -450,7 +451,7 @@ def test_a_shard_that_is_no_parquet_is_refused(embeddings: Path) -> None:
     file = shard_files(embeddings)[1]
     file.write_bytes(b"x" * file.stat().st_size)
     with pytest.raises(ShardError, match=f"{file.name} can't be read"):
-        EmbeddingShards(embeddings)
+        list(EmbeddingShards(embeddings))
     with pytest.raises(ShardError, match=f"{file.name} can't be read .*make it again"):
         read_table(embeddings, Manifest.load(embeddings).shards[1])
 
@@ -559,6 +560,22 @@ def test_a_manifest_with_a_shard_beyond_its_plan_is_refused(strips: Path) -> Non
     edit_manifest(strips, lambda manifest: manifest.shards.update({3: manifest.shards[2]}))
     with pytest.raises(ShardError, match="can't be its own"):
         Manifest.load(strips)
+
+
+def test_a_shard_of_another_schema_is_refused_when_it_is_read(embeddings: Path) -> None:
+    file = shard_files(embeddings)[1]
+    table = pq.read_table(file)
+    pq.write_table(table.set_column(4, "num_latents", pa.array(["many"] * table.num_rows)), file)
+    edit_manifest(embeddings, lambda manifest: replace_entry(manifest, 1, bytes=file.stat().st_size))
+    with pytest.raises(ShardError, match="other columns than its manifest says"):
+        list(EmbeddingShards(embeddings))
+
+
+def test_row_groups_that_do_not_add_up_are_refused(embeddings: Path) -> None:
+    edit_manifest(embeddings, lambda manifest: replace_entry(manifest, 1, row_groups=[4, 4]))
+    with pytest.raises(ShardError, match="row groups of 8 rows"):
+        EmbeddingShards(embeddings)
+    assert [mismatch.problem for mismatch in verify(embeddings)[1]] == ["row groups of [4], the manifest says [4, 4]"]
 
 
 def test_a_damaged_page_is_found_when_it_is_read(embeddings: Path) -> None:
