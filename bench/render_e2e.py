@@ -17,7 +17,7 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from bench.common import compare, plain
-from rotdata import pipeline
+from rotdata import pipeline, runs
 from rotdata.corpora import Source, strip_calculator
 from rotdata.fonts import find_font
 from rotdata.shards import Manifest
@@ -57,7 +57,9 @@ def _end_to_end(folder: Path, corpus: str, lines: list[str]) -> dict[str, Any]:
             image.save(pictures / f"{number}.png")
 
     def ours() -> None:
-        pipeline.render(Source(location=str(file), corpus="gsm8k"), style, folder / "out", overwrite=True)
+        pipeline.render(
+            Source(location=str(file), corpus="gsm8k"), style, folder / "out", mode=runs.Mode(overwrite=True)
+        )
 
     figure = compare("render-e2e", ours, obvious, units=len(lines), unit="rows/s", corpus=corpus)
     theirs = sum(path.stat().st_size for path in pictures.iterdir())
@@ -73,7 +75,9 @@ def _scaling(folder: Path, corpus: str, lines: list[str]) -> dict[str, Any]:
     source = Source(location=str(file), corpus="gsm8k", limit=SCALING_ROWS)
 
     def render(num_proc: int) -> None:
-        pipeline.render(source, StripStyle(), folder / f"by{num_proc}", num_proc=num_proc, overwrite=True)
+        pipeline.render(
+            source, StripStyle(), folder / f"by{num_proc}", num_proc=num_proc, mode=runs.Mode(overwrite=True)
+        )
 
     figure = compare(
         "render-scaling",

@@ -32,6 +32,7 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the shards; an earlier run of the same thing is resumed.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove the shards that an earlier run left in --out.")]
+RetryRejects = Annotated[bool, typer.Option("--retry-rejects", help="Make shards again that rejected rows.")]
 MaxRejects = Annotated[
     float, typer.Option(min=0, max=1, help="Share of rows that may be rejected before the exit code is 3.")
 ]
@@ -107,11 +108,12 @@ def render(
     check_ocr: Annotated[int, typer.Option(min=0, help="Read this many strips back by OCR and count the errors.")] = 0,
     max_rejects: MaxRejects = 0.01,
     overwrite: Overwrite = False,  # noqa: FBT002
+    retry_rejects: RetryRejects = False,  # noqa: FBT002
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and make nothing.")] = False,  # noqa: FBT002
     json_: Json = False,  # noqa: FBT002
 ) -> None:
     """Draw every chain of thought of a corpus as a strip."""
-    from rotdata import corpora, legibility, pipeline
+    from rotdata import corpora, legibility, pipeline, runs
     from rotdata.strips import StripStyle, font_size_for_cells
 
     rows = corpora.Source(
@@ -156,7 +158,8 @@ def render(
         return
     if check_ocr:
         legibility.load_reader()  # what is missing is better said before than after
-    summary = pipeline.render(rows, style, out, **options, num_proc=num_proc, overwrite=overwrite)
+    mode = runs.Mode(overwrite=overwrite, retry_rejects=retry_rejects)
+    summary = pipeline.render(rows, style, out, **options, num_proc=num_proc, mode=mode)
     found = legibility.check_folder(out, check_ocr) if check_ocr else None
     if found:
         say(
@@ -187,39 +190,64 @@ def embed(
     ] = "none",
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16"],
-        typer.Option(help="Arithmetic of the tower; auto is bfloat16 on a GPU and float32 on a CPU."),
+        typer.Option(help="Arithmetic of the tower; auto is bfloat16 where the hardware has it."),
     ] = "auto",
     device: Annotated[str | None, typer.Option(help="cuda, cuda:1, cpu; by default a GPU if there is one.")] = None,
+    devices: Annotated[
+        str | None, typer.Option(help="Comma-separated devices, a process each; all is every GPU.")
+    ] = None,
+    num_proc: Annotated[int, typer.Option(min=1, help="Processes on a CPU, which share its threads.")] = 1,
+    threads: Annotated[int | None, typer.Option(min=1, help="Threads of a CPU that one process computes with.")] = None,
     patches_per_call: Annotated[
         int | None,
-        typer.Option(help="Patches in one call of the tower.", show_default="2048 on a CPU, 16384 on a GPU"),
+        typer.Option(min=1, help="Patches in one call of the tower.", show_default="2048 on a CPU, what fits on a GPU"),
     ] = None,
     max_rejects: MaxRejects = 0.01,
     overwrite: Overwrite = False,  # noqa: FBT002
+    retry_rejects: RetryRejects = False,  # noqa: FBT002
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and make nothing.")] = False,  # noqa: FBT002
     json_: Json = False,  # noqa: FBT002
 ) -> None:
-    """Run strips through a frozen vision tower, once, and keep the embeddings."""
-    from rotdata import pipeline
-    from rotdata.encoders import default_device, load_encoder
-    from rotdata.models import find_model
+    """Run strips through a frozen vision tower, once, and keep the embeddings.
+
+    What an earlier run in --out has chosen by itself (revision, dtype, patches a call) is gone on with.
+    """
+    import torch
+
+    from rotdata import pipeline, runs
+    from rotdata.embedding import EmbedSettings
+    from rotdata.encoders import (
+        LazyEncoder,
+        Placement,
+        default_device,
+        default_kernel,
+        default_precision,
+        patches_that_fit,
+    )
+    from rotdata.models import HUB_MODELS, find_model
     from rotdata.targets import TargetSettings
 
-    folder = find_model(model)
-    targets = TargetSettings(store=store, pool=pool, max_latents=max_latents, longer=longer)
-    limits = folder.resize_limits() if resize == "reference" else None
-    device = device or default_device()
-    if patches_per_call is None:
-        patches_per_call = pipeline.DEFAULT_PATCHES_PER_CALL if device == "cpu" else pipeline.GPU_PATCHES_PER_CALL
-    encoder = load_encoder(folder, dtype=None if dtype == "auto" else dtype, device=device)
-    summary = pipeline.embed(
-        strips,
-        encoder,
-        out,
-        targets=targets,
-        resize=limits,
-        patches_per_call=patches_per_call,
-        overwrite=overwrite,
+    before = pipeline.Chosen() if overwrite else pipeline.chosen(out)
+    same = before.model in {model, HUB_MODELS.get(model.lower())}
+    folder = find_model(model, revision=before.revision if same else None)
+    places = _places(device, devices, num_proc)
+    first = places[0] if places else device or default_device()
+    precision = dtype if dtype != "auto" else before.dtype or default_precision(first)
+    kernel = before.kernel or default_kernel(first, precision)
+    encoder = LazyEncoder(folder, Placement(device=first, dtype=precision, kernel=kernel), threads)
+    settings = EmbedSettings(
+        targets=TargetSettings(store=store, pool=pool, max_latents=max_latents, longer=longer),
+        resize=folder.resize_limits() if resize == "reference" else None,
+        patches_per_call=patches_per_call or before.patches_per_call or patches_that_fit(encoder),
+        kernel=kernel,
     )
+    if dry_run:
+        _print_plan(pipeline.plan_embed(strips, encoder, settings), out, as_json=json_)
+        return
+    shared = threads or max(1, torch.get_num_threads() // max(1, len(places)))
+    team = [encoder.on(place, threads=shared) for place in places]
+    mode = runs.Mode(overwrite=overwrite, retry_rejects=retry_rejects)
+    summary = pipeline.embed(strips, encoder, out, settings=settings, team=team, mode=mode)
     _finish(summary, out, max_rejects, as_json=json_)
 
 
@@ -397,6 +425,25 @@ def doctor(json_: Json = False) -> None:  # noqa: FBT002
 def main() -> None:
     """Entry point of the console script."""
     run_app(app)
+
+
+def _places(device: str | None, devices: str | None, num_proc: int) -> list[str]:
+    """The device of each process; none if this one does the work."""
+    from rotdata.errors import UsageError
+
+    if devices is None:
+        if num_proc > 1 and device not in {None, "cpu"}:
+            raise UsageError(f"--num-proc shares a CPU, --device says {device}: --devices names a device a process")
+        return ["cpu"] * num_proc if num_proc > 1 else []
+    if device is not None or num_proc > 1:
+        raise UsageError("--devices names a device a process: leave --device and --num-proc out")
+    if devices != "all":
+        return devices.split(",")
+    import torch
+
+    if not torch.cuda.device_count():
+        raise UsageError("--devices all found no GPU: leave it out to use the CPU")
+    return [f"cuda:{index}" for index in range(torch.cuda.device_count())]
 
 
 def _whole_numbers(option: str, text: str) -> list[int]:

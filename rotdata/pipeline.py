@@ -2,37 +2,29 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
-import numpy as np
 import pyarrow as pa
 
 from rotdata import corpora, runs, shards
-from rotdata.errors import ShardMismatch, UsageError
-from rotdata.patches import GeometryError, ResizeLimits, calls, reference_resize
-from rotdata.png import decode_png, encode_png
+from rotdata.embedding import IN_FLIGHT, EmbedJob, EmbedSettings, EmbedShards
+from rotdata.errors import ShardError, ShardMismatch, UsageError
+from rotdata.png import encode_png
 from rotdata.strips import MissingGlyph, Renderer, Strip, StripStyle, renderer
-from rotdata.targets import TargetSettings, TooManyLatents, quantise, restore, shorten
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
-    from rotdata.encoders import Encoder
+    from rotdata.encoders import Encoder, Kernel, Precision
 
 DEFAULT_ROWS_PER_SHARD = 1000
 DEFAULT_MAX_LATENTS = 4096
-DEFAULT_PATCHES_PER_CALL = 2048
-"""What a CPU's caches like; a GPU wants more at once."""
-GPU_PATCHES_PER_CALL = 16_384
 
 TooLong = Literal["reject", "truncate", "split"]
 
-_ALL_LATENTS = TargetSettings()
+_AS_THEY_ARE = EmbedSettings()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,7 +61,7 @@ def render(
     max_latents: int = DEFAULT_MAX_LATENTS,
     too_long: TooLong = "reject",
     num_proc: int = 1,
-    overwrite: bool = False,
+    mode: runs.Mode = runs.RESUME,
 ) -> Summary:
     """Draw every row of `source` into strip shards in `out`. Raises SourceError, OutputOccupied, Interrupted, ...
 
@@ -83,11 +75,11 @@ def render(
 
     def job(shard: int) -> _RenderJob:
         rows = next((batch for index, batch in batches if index == shard), [])
-        return _RenderJob(out, manifest.shard_file(shard), rows, style, max_latents, too_long)
+        return _RenderJob(shard, out / manifest.shard_file(shard), rows, style, max_latents, too_long)
 
-    pool = runs.Pool(num_proc=num_proc, job=job, make=_render_shard)
-    work = pool if num_proc > 1 else runs.here(lambda shard: _render_shard(job(shard)))
-    seconds = runs.run(out, manifest, work, overwrite=overwrite, verb="render")
+    workers = runs.Workers(makers=[_render_shards] * num_proc, job=job)
+    work = workers if num_proc > 1 else runs.here(_render_shards, job)
+    seconds = runs.run(out, manifest, work, mode=mode, verb="render")
     return summarise(shards.Manifest.load(out), seconds)
 
 
@@ -128,20 +120,34 @@ def embed(
     encoder: Encoder,
     out: Path,
     *,
-    targets: TargetSettings = _ALL_LATENTS,
-    resize: ResizeLimits | None = None,
-    patches_per_call: int = DEFAULT_PATCHES_PER_CALL,
-    overwrite: bool = False,
+    settings: EmbedSettings = _AS_THEY_ARE,
+    team: Sequence[Encoder] = (),
+    mode: runs.Mode = runs.RESUME,
 ) -> Summary:
     """Embed the strip shards in `strips` into embedding shards in `out`, one for one.
 
-    With `resize`, strips are first scaled as the stock processor with those limits would; they then have no spans.
+    With a `team`, each of its encoders works in a process of its own, which it is sent to; they have `encoder`'s
+    identity, and `encoder` itself does nothing.
 
     Raises ShardMismatch for strips of another factor than the encoder's, ShardError, OutputOccupied, Interrupted.
     """
-    origin = shards.Manifest.load(strips)
+    manifest = plan_embed(strips, encoder, settings)
     if out.resolve() == strips.resolve():
         raise UsageError(f"--out is the folder of the strips itself, {strips}: choose another, it keeps its strips")
+    origin = shards.Manifest.load(strips)
+
+    def job(shard: int) -> EmbedJob:
+        return EmbedJob(shard, origin.shards[shard], out / manifest.shard_file(shard))
+
+    makers = [EmbedShards(strips=strips, encoder=each, settings=settings) for each in team or (encoder,)]
+    work = runs.Workers(makers=makers, job=job, ahead=IN_FLIGHT) if team else runs.here(makers[0], job)
+    seconds = runs.run(out, manifest, work, mode=mode, verb="embed")
+    return summarise(shards.Manifest.load(out), seconds)
+
+
+def plan_embed(strips: Path, encoder: Encoder, settings: EmbedSettings = _AS_THEY_ARE) -> shards.Manifest:
+    """What `embed` would make, without encoding. Raises as it does."""
+    origin = shards.Manifest.load(strips)
     if origin.kind != "strips" or not origin.finished:
         raise UsageError(f"{strips} is no finished folder of strips: make or finish it with `rotdata render`")
     height, factor = origin.style["style"]["height_px"], encoder.geometry.factor_px
@@ -150,35 +156,25 @@ def embed(
             f"the strips in {strips} are {height} px high, {encoder.identity.model} needs {factor}: "
             f"render them with --height {factor}"
         )
-    manifest = shards.Manifest(
+    return shards.Manifest(
         kind="embeddings",
         corpus=origin.corpus,
         split=origin.split,
         source=origin.source | {"strips": origin.fingerprint},
         style=origin.style,
-        settings=origin.settings
-        | {"patches_per_call": patches_per_call, **targets.as_json()}
-        | ({"resize": [resize.min_pixels, resize.max_pixels]} if resize else {}),
+        settings=origin.settings | settings.as_json(),
         plan=replace(origin.plan, rows_in=origin.total("rows")),
         encoder=encoder.identity.as_json(),
         survey=origin.survey,
     )
-
-    def make(shard: int) -> runs.Written:
-        table = shards.read_table(strips, origin.shards[shard])
-        made = _embed_shard(table, encoder, targets, resize, patches_per_call)
-        return runs.write(out, manifest.shard_file(shard), made)
-
-    seconds = runs.run(out, manifest, runs.here(make), overwrite=overwrite, verb="embed")
-    return summarise(shards.Manifest.load(out), seconds)
 
 
 @dataclass(frozen=True, slots=True)
 class _RenderJob:
     """All that a process needs to make one strip shard."""
 
-    out: Path
-    file: str
+    shard: int
+    file: Path
     rows: list[corpora.Row | corpora.Reject]
     style: StripStyle
     max_latents: int
@@ -191,6 +187,14 @@ class _Drawn:
 
     row: corpora.Row
     strip: Strip
+
+
+def _render_shards(jobs: Iterator[_RenderJob], stopped: runs.Stopped) -> Iterator[tuple[int, runs.Written]]:
+    """Shard after shard."""
+    for job in jobs:
+        yield job.shard, _render_shard(job)
+        if stopped():
+            return
 
 
 def _render_shard(job: _RenderJob) -> runs.Written:
@@ -226,7 +230,7 @@ def _render_shard(job: _RenderJob) -> runs.Written:
     )
     latents = sum(each.strip.num_latents for each in drawn)
     made_shard = runs.Made(table=table, latents=latents, rejects=rejects, truncated=truncated, added=added)
-    return runs.write(job.out, job.file, made_shard)
+    return runs.write(job.file, made_shard)
 
 
 class _TooLong(Exception):
@@ -272,92 +276,37 @@ def _parts(text: str, draw: Renderer, max_latents: int) -> Iterator[str]:
         text = text[count:]
 
 
-def _embed_shard(
-    table: pa.Table, encoder: Encoder, targets: TargetSettings, resize: ResizeLimits | None, patches_per_call: int
-) -> runs.Made:
-    """The embeddings of one strip shard, every different picture encoded once."""
-    schema = shards.embedding_schema(encoder.identity.width, targets.store)
-    rows = table.select(["id", "question", "cot", "answer", "spans"]).to_pylist()
-    pngs = [image["bytes"] for image in table.column("image").to_pylist()]
-    encoded = _encode_pictures(dict.fromkeys(pngs), encoder, resize, patches_per_call)
-    kept: list[dict[str, Any]] = []
-    stored: list[NDArray[Any]] = []
-    rejects = []
-    squared_error = squared = 0.0
-    for row, png in zip(rows, pngs, strict=True):
-        spans = None if resize else np.array(row["spans"], dtype=np.int32)
-        try:
-            latents, spans = shorten(_finite(encoded[png]), spans, targets)
-            values, scale = _as_stored(latents, targets)
-        except (GeometryError, TooManyLatents, _NotFinite) as error:
-            rejects.append(runs.Refused(id=row["id"], reason=str(error)))
-            continue
-        restored = values.astype(np.float32) if scale is None else restore(values, scale)
-        squared_error += float(np.square(restored - latents, dtype=np.float64).sum())
-        squared += float(np.square(latents, dtype=np.float64).sum())
-        kept.append(row | {"num_latents": len(values), "spans": spans, **({} if scale is None else {"scale": scale})})
-        stored.append(values)
-    columns = {
-        name: shards.embedding_column(stored, schema) if name == "embedding" else [row[name] for row in kept]
-        for name in schema.names
-    }
-    return runs.Made(
-        table=pa.table(columns, schema=schema),
-        latents=sum(map(len, stored)),
-        rejects=rejects,
-        rounding=round(math.sqrt(squared_error / squared), 8) if squared else 0.0,
-    )
-
-
-class _NotFinite(Exception):
-    """Latents that the tower or the stored type can't express."""
-
-
-def _encode_pictures(
-    pngs: Iterable[bytes], encoder: Encoder, resize: ResizeLimits | None, patches_per_call: int
-) -> dict[bytes, NDArray[np.float32] | GeometryError]:
-    """Latents of each picture, in a few calls of the tower, or why it can't be scaled as the stock processor does."""
-    found: dict[bytes, NDArray[np.float32] | GeometryError] = {}
-    pictures: dict[bytes, NDArray[np.uint8]] = {}
-    for png in pngs:
-        pixels = decode_png(png)
-        try:
-            pictures[png] = reference_resize(pixels, encoder.geometry, resize) if resize else pixels
-        except GeometryError as error:
-            found[png] = error
-    names = list(pictures)
-    sizes = [pictures[name].size // encoder.geometry.patch_px**2 for name in names]
-    for call in calls(sizes, patches_per_call):
-        latents = encoder.encode([pictures[names[i]] for i in call])
-        found.update(zip((names[i] for i in call), latents, strict=True))
-    return found
-
-
-def _finite(latents: NDArray[np.float32] | GeometryError) -> NDArray[np.float32]:
-    """The latents, if they are numbers."""
-    if isinstance(latents, GeometryError):
-        raise latents
-    if not np.isfinite(latents).all():
-        raise _NotFinite("its embedding is not finite")
-    return latents
-
-
-def _as_stored(
-    latents: NDArray[np.float32], targets: TargetSettings
-) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
-    """Latents in the stored type, and their scales if that is of eight bits. Raises _NotFinite for an overflow."""
-    if targets.store == "int8":
-        return quantise(latents)
-    with np.errstate(over="ignore"):  # what float16 can't hold becomes infinite, and is caught here
-        values = latents.astype(targets.store, copy=False)
-    if not np.isfinite(values).all():
-        raise _NotFinite(f"its embedding is not finite in {targets.store}: --store float32 or int8 can hold it")
-    return values, None
-
-
 def _batches(rows: Iterator[corpora.Row | corpora.Reject], size: int) -> Iterator[list[corpora.Row | corpora.Reject]]:
     while batch := list(islice(rows, size)):
         yield batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """What an earlier run in a folder has chosen, and the same command goes on with."""
+
+    dtype: Precision | None = None
+    kernel: Kernel | None = None
+    model: str | None = None
+    revision: str | None = None
+    patches_per_call: int | None = None
+
+
+def chosen(out: Path) -> Chosen:
+    """The choices of the embeddings in `out`, if there are any."""
+    try:
+        earlier = shards.Manifest.load(out)
+    except ShardError:  # none there, or a damaged one: the run itself will say so
+        return Chosen()
+    if earlier.encoder is None:
+        return Chosen()
+    return Chosen(
+        dtype=earlier.encoder["dtype"],
+        kernel=earlier.settings.get("attention", "grouped"),
+        model=earlier.encoder["model"],
+        revision=earlier.encoder["revision"],
+        patches_per_call=earlier.settings["patches_per_call"],
+    )
 
 
 def summarise(manifest: shards.Manifest, seconds: float) -> Summary:

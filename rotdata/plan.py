@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from tqdm import tqdm
 
 from rotdata import corpora, pipeline
+from rotdata.embedding import EmbedSettings
 from rotdata.errors import SourceError, UnknownModel
 from rotdata.models import ModelFolder
 from rotdata.stats import Distribution
@@ -237,8 +238,8 @@ def _probe(sample: list[corpora.Row], style: StripStyle, encoder: Encoder | None
         seconds, sizes = 0.0, {}
         if encoder is not None:
             for store in get_args(Store):
-                targets = TargetSettings(store=store)
-                made = pipeline.embed(folder / "strips", encoder, folder / store, targets=targets)
+                settings = EmbedSettings(targets=TargetSettings(store=store))
+                made = pipeline.embed(folder / "strips", encoder, folder / store, settings=settings)
                 seconds += made.seconds / len(get_args(Store))
                 sizes[store] = made.bytes / max(1, made.latents)
         found = _Probe(
@@ -258,9 +259,10 @@ def _local_encoder(model: ModelFolder, device: str | None) -> Encoder | None:
         model.weight_files()
     except UnknownModel:
         return None
-    from rotdata.encoders import load_encoder
+    from rotdata.encoders import default_device, default_precision, load_encoder
 
-    return load_encoder(model, device=device)
+    device = device or default_device()
+    return load_encoder(model, dtype=default_precision(device), device=device)
 
 
 def _hub_rows(source: corpora.Source) -> int | None:

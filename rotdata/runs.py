@@ -6,20 +6,19 @@ what manifest and file agree on, so a run can be stopped anywhere and loses the 
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import re
 import signal
 import threading
 import time
-from collections import defaultdict, deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from itertools import islice
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from types import FrameType
 from typing import Generic, TypeVar
@@ -33,8 +32,24 @@ from rotdata.errors import Interrupted, OutputOccupied, RotError
 Job = TypeVar("Job")
 
 
+_STOP_CHECK_S = 0.2
+
+_REMEDIES = {
+    errno.ENOSPC: "free some space, and run the same command again to go on where it stopped",
+    errno.EDQUOT: "free some of your quota, and run the same command again to go on where it stopped",
+    errno.EFBIG: "files are limited to that size here (ulimit -f); a smaller --rows-per-shard makes smaller ones",
+    errno.EROFS: "choose an --out that can be written",
+    errno.EACCES: "choose an --out that can be written, or change its permissions",
+    errno.EPERM: "choose an --out that can be written, or change its permissions",
+}
+
+
 class WorkerDied(RotError):
     """A worker process ended without a word."""
+
+
+class FolderUnwritable(RotError):
+    """The disk is full, or the folder can't be written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,6 +73,8 @@ class Made:
     """Rows beyond one a source row, since some were split."""
     rounding: float = 0.0
     """Of embeddings: what storing them changed, relative."""
+    halved: int = 0
+    """Calls of the tower that were made in halves for lack of memory."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,13 +88,28 @@ class Written:
 Stopped = Callable[[], bool]
 Work = Callable[[list[int], Stopped], Iterator[tuple[int, Written]]]
 """Makes shards of the indices given, in any order, and ends early once asked to stop."""
+Maker = Callable[[Iterator[Job], Stopped], Iterator[tuple[int, Written]]]
+"""Makes a shard of each job, and ends early once asked to stop."""
 
 
-def write(out: Path, file: str, made: Made) -> Written:
+@dataclass(frozen=True, kw_only=True)
+class Mode:
+    """How a run treats what it finds in its folder."""
+
+    overwrite: bool = False
+    """Remove what an earlier run made, instead of going on with it or refusing the folder."""
+    retry_rejects: bool = False
+    """Make shards again that refused rows."""
+
+
+RESUME = Mode()
+
+
+def write(file: Path, made: Made) -> Written:
     """Write a shard whole or not at all."""
-    stored = shards.write_shard(out, file, made.table)
+    stored = shards.write_shard(file.parent, file.name, made.table)
     entry = shards.ShardEntry(
-        file=file,
+        file=file.name,
         rows=made.table.num_rows,
         rejected=len(made.rejects),
         latents=made.latents,
@@ -87,77 +119,138 @@ def write(out: Path, file: str, made: Made) -> Written:
         truncated=made.truncated,
         added=made.added,
         rounding=made.rounding,
+        halved=made.halved,
     )
     return Written(entry=entry, rejects=made.rejects)
 
 
-def run(out: Path, manifest: shards.Manifest, work: Work, *, overwrite: bool, verb: str) -> float:
-    """Make the shards that `out` lacks; the seconds it took. Raises OutputOccupied, Interrupted when asked to stop."""
+def run(out: Path, manifest: shards.Manifest, work: Work, *, mode: Mode = RESUME, verb: str) -> float:
+    """Make the shards that `out` lacks; the seconds it took.
+
+    Raises OutputOccupied, Interrupted when asked to stop, FolderUnwritable for a full disk or a folder that is read
+    only. What is whole by then is kept.
+    """
     started = time.monotonic()
-    out.mkdir(parents=True, exist_ok=True)
-    with shards.locked(out), _stop_requests() as stopped:
-        _open_folder(out, manifest, overwrite=overwrite)
-        rejects = [reject for reject in shards.read_rejects(out) if reject["shard"] in manifest.shards]
-        pending = [index for index in range(manifest.plan.num_shards) if index not in manifest.shards]
-        bar = tqdm(total=manifest.plan.rows_in, initial=manifest.rows_done, unit="row", desc=verb, disable=None)
-        with bar:
-            for index, written in work(pending, stopped):
-                refused = [{"shard": index, "id": each.id, "reason": each.reason} for each in written.rejects]
-                rejects = sorted(rejects + refused, key=lambda reject: reject["shard"])
-                shards.write_rejects(out, rejects)
-                manifest.shards[index] = replace(written.entry, rejects_sha256=shards.rejects_sha256(refused))
-                manifest.save(out)
-                bar.update(manifest.rows_done - bar.n)
-        if stopped() and not manifest.finished:
-            done, planned = len(manifest.shards), manifest.plan.num_shards
-            raise Interrupted(f"stopped after {done} of {planned} shards; the same command resumes {out}")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with shards.locked(out), _stop_requests() as stopped:
+            _open_folder(out, manifest, mode)
+            try:
+                _make(out, manifest, work, stopped, verb)
+            except BaseException:
+                _remove_leftovers(out)
+                raise
+    except OSError as error:
+        if error.errno in _REMEDIES:
+            raise FolderUnwritable(f"{out} can't be written ({error.strerror}): {_REMEDIES[error.errno]}") from error
+        raise
     return time.monotonic() - started
 
 
-def here(make: Callable[[int], Written]) -> Work:
-    """Work done in this process, shard after shard."""
+def _make(out: Path, manifest: shards.Manifest, work: Work, stopped: Stopped, verb: str) -> None:
+    rejects = [reject for reject in shards.read_rejects(out) if reject["shard"] in manifest.shards]
+    pending = [index for index in range(manifest.plan.num_shards) if index not in manifest.shards]
+    bar = tqdm(total=manifest.plan.rows_in, initial=manifest.rows_done, unit="row", desc=verb, disable=None)
+    with bar:
+        for index, written in work(pending, stopped):
+            refused = [{"shard": index, "id": each.id, "reason": each.reason} for each in written.rejects]
+            rejects = sorted(rejects + refused, key=lambda reject: reject["shard"])
+            shards.write_rejects(out, rejects)
+            manifest.shards[index] = replace(written.entry, rejects_sha256=shards.rejects_sha256(refused))
+            manifest.save(out)
+            bar.update(manifest.rows_done - bar.n)
+    if stopped() and not manifest.finished:
+        done, planned = len(manifest.shards), manifest.plan.num_shards
+        raise Interrupted(f"stopped after {done} of {planned} shards; the same command resumes {out}")
+
+
+def here(maker: Maker[Job], job: Callable[[int], Job]) -> Work:
+    """Work done in this process; `job` says of a shard's index what the maker is to be told."""
 
     def work(pending: list[int], stopped: Stopped) -> Iterator[tuple[int, Written]]:
-        for index in pending:
-            yield index, make(index)
-            if stopped():
-                return
+        return maker(map(job, pending), stopped)
 
     return work
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pool(Generic[Job]):
+class Workers(Generic[Job]):
     """Work done by several processes, which end with this one however it ends."""
 
-    num_proc: int
+    makers: Sequence[Maker[Job]]
+    """One a process; sent by pickling."""
     job: Callable[[int], Job]
     """What a process is told of shard `index`; called in this process, in order."""
-    make: Callable[[Job], Written]
-    """What it does then; a function of a module, since it is sent by name."""
+    ahead: int = 1
+    """Jobs that a process is given beyond the one that it must give back first."""
 
     def __call__(self, pending: list[int], stopped: Stopped) -> Iterator[tuple[int, Written]]:
-        """Shards in their order. At most two jobs a process are held at once. Raises WorkerDied."""
+        """Shards as they come. Raises WorkerDied, and what a process raised."""
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
-        waiting: deque[tuple[int, Future[Written]]] = deque()
+        halt = context.Event()
         todo = iter(pending)
-        with ProcessPoolExecutor(self.num_proc, mp_context=context, initializer=_become_worker) as pool:
-            try:
-                while True:
-                    room = 0 if stopped() else 2 * self.num_proc - len(waiting)
-                    for index in islice(todo, room):
-                        waiting.append((index, pool.submit(self.make, self.job(index))))
-                    if not waiting:
-                        return
-                    index, future = waiting.popleft()
-                    yield index, future.result()
-            except BrokenProcessPool as error:
-                raise WorkerDied(
-                    "a worker process died, out of memory perhaps: the same command resumes, with a smaller --num-proc "
-                    "or --rows-per-shard if it dies again"
-                ) from error
-            finally:
-                pool.shutdown(cancel_futures=True)
+        team: dict[Connection, BaseProcess] = {}
+        try:
+            for maker in self.makers:
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_work, args=(theirs, maker, halt.is_set), daemon=True)
+                process.start()
+                theirs.close()
+                team[ours] = process
+            for _ in range(1 + self.ahead):
+                for connection in team:
+                    self._hand_out(connection, todo, halt.is_set)
+            busy = set(team)
+            while busy:
+                for ready in wait(list(busy), timeout=_STOP_CHECK_S):
+                    assert isinstance(ready, Connection)
+                    found = _receive(ready)
+                    if found is None:
+                        busy.discard(ready)
+                        continue
+                    self._hand_out(ready, todo, halt.is_set)
+                    yield found
+                if stopped():
+                    halt.set()
+        finally:
+            for worker in team.values():
+                if worker.is_alive():
+                    worker.kill()
+                worker.join()
+
+    def _hand_out(self, connection: Connection, todo: Iterator[int], stopped: Stopped) -> None:
+        """Send the next job, or that there is none."""
+        index = None if stopped() else next(todo, None)
+        with suppress(OSError):  # a process that is gone shows when its answer is read
+            connection.send(None if index is None else self.job(index))
+
+
+def _receive(connection: Connection) -> tuple[int, Written] | None:
+    """A shard that a process has written; None if it is at its end."""
+    try:
+        found = connection.recv()
+    except (EOFError, OSError) as error:
+        raise WorkerDied(
+            "a worker process died, out of memory perhaps: the same command resumes, with a smaller --num-proc "
+            "or --rows-per-shard if it dies again"
+        ) from error
+    if isinstance(found, Exception):
+        raise found
+    assert found is None or isinstance(found, tuple)
+    return found
+
+
+def _work(connection: Connection, maker: Maker[Job], stopped: Stopped) -> None:
+    """A worker process: jobs in, shards out, None or an error at the end."""
+    _become_worker()
+    try:
+        for found in maker(iter(connection.recv, None), stopped):
+            connection.send(found)
+    except Exception as error:  # noqa: BLE001 -- the parent raises it
+        with suppress(OSError):
+            connection.send(error)
+    else:
+        connection.send(None)
 
 
 def _become_worker() -> None:
@@ -174,14 +267,13 @@ def _become_worker() -> None:
     threading.Thread(target=end_with_parent, daemon=True).start()
 
 
-def _open_folder(out: Path, manifest: shards.Manifest, *, overwrite: bool) -> None:
+def _open_folder(out: Path, manifest: shards.Manifest, mode: Mode) -> None:
     """Take over the finished shards of an earlier run of the same thing, or refuse the folder."""
     ours = (out / shards.MANIFEST).exists()
     if not ours and any(not _is_leftover(path) for path in out.iterdir()):
         raise OutputOccupied(f"{out} holds files but no {shards.MANIFEST}: choose an empty or new folder for --out")
-    for leftover in filter(_is_leftover, out.iterdir()):
-        leftover.unlink()
-    if ours and overwrite:
+    _remove_leftovers(out)
+    if ours and mode.overwrite:
         _clear(out)
     elif ours:
         earlier = shards.Manifest.load(out)
@@ -196,9 +288,17 @@ def _open_folder(out: Path, manifest: shards.Manifest, *, overwrite: bool) -> No
         manifest.shards = {
             index: entry
             for index, entry in earlier.shards.items()
-            if shards.rejects_sha256(refused[index]) == entry.rejects_sha256 and shards.intact(out, entry)
+            if not (mode.retry_rejects and entry.rejected)
+            and shards.rejects_sha256(refused[index]) == entry.rejects_sha256
+            and shards.intact(out, entry)
         }
     manifest.save(out)
+
+
+def _remove_leftovers(out: Path) -> None:
+    """Remove what a run left half written: a worker's too, if it was stopped in the middle."""
+    for leftover in filter(_is_leftover, out.iterdir()):
+        leftover.unlink()
 
 
 def _clear(out: Path) -> None:

@@ -344,13 +344,25 @@ def write_shard(folder: Path, file: str, table: pa.Table) -> ShardFile:
     return ShardFile(bytes=size, sha256=digest, row_groups=groups)
 
 
-def read_table(folder: Path, entry: ShardEntry, columns: Sequence[str] | None = None) -> pa.Table:
-    """A finished shard as a table. Raises ShardError naming file and remedy."""
+def read_table(
+    folder: Path, entry: ShardEntry, columns: Sequence[str] | None = None, *, intact: bool = False
+) -> pa.Table:
+    """A finished shard as a table; with `intact`, only if it is byte for byte what the manifest says.
+
+    Raises ShardError naming file and remedy.
+    """
+    path = folder / entry.file
+    wanted = None if columns is None else list(columns)
     try:
-        wanted = None if columns is None else list(columns)
-        return pq.read_table(folder / entry.file, columns=wanted, page_checksum_verification=True)
+        source: Any = path
+        if intact:
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != entry.sha256:
+                raise _unreadable(path, "its SHA-256 is not the manifest's")
+            source = pa.BufferReader(content)
+        return pq.read_table(source, columns=wanted, page_checksum_verification=True)
     except (OSError, pa.ArrowException) as error:
-        raise _unreadable(folder / entry.file, error) from error
+        raise _unreadable(path, error) from error
 
 
 def sample(folder: Path, manifest: Manifest, count: int, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -623,7 +635,7 @@ def _with_features(columns: list[pa.Field], **special: dict[str, Any]) -> pa.Sch
     return pa.schema(columns, metadata={"huggingface": metadata})
 
 
-def _unreadable(path: Path | str, error: Exception) -> ShardError:
+def _unreadable(path: Path | str, error: Exception | str) -> ShardError:
     return ShardError(f"{path} can't be read ({error}): it is missing, truncated or damaged; make it again")
 
 

@@ -11,8 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rotdata.embedding import EmbedSettings
 from rotdata.encoders import EncoderIdentity
 from rotdata.patches import PatchGeometry
+from rotdata.targets import TargetSettings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 
@@ -38,6 +40,11 @@ def write_jsonl(path: Path, records: Iterable[Any]) -> Path:
     return path
 
 
+def storing(**targets: Any) -> EmbedSettings:
+    """Settings that differ from the defaults in what is stored."""
+    return EmbedSettings(targets=TargetSettings(**targets))
+
+
 class StandInEncoder:
     """An encoder without a tower: a latent is the mean grey of its columns, D times.
 
@@ -60,12 +67,12 @@ class StandInEncoder:
         self.calls: list[int] = []
         self._before_call = before_call
 
-    def encode(self, strips: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
-        """Strips [H, W_i] -> [K_i, D]."""
+    def launch(self, strips: Sequence[NDArray[np.uint8]]) -> Callable[[], list[NDArray[np.float32]]]:
+        """Strips [H, W_i] -> [K_i, D], when asked."""
         if self._before_call is not None:
             self._before_call(len(self.calls))
         self.calls.append(len(strips))
-        return [self.latents(strip) for strip in strips]
+        return lambda: [self.latents(strip) for strip in strips]
 
     def latents(self, strip: NDArray[np.uint8]) -> NDArray[np.float32]:
         """[H, W] -> [K, D]."""

@@ -5,17 +5,29 @@ Shapes: H picture height, W its width, K its latents, D embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rotdata.models import ModelFolder
+from rotdata.errors import RotError
 from rotdata.patches import PatchGeometry
 
 Precision = Literal["float32", "bfloat16"]
+Kernel = Literal["grouped", "varlen", "flash-attn"]
+"""How attention is computed; see rotdata.encoders.attention."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Placement:
+    """Where a tower runs, and how."""
+
+    device: str = "cpu"
+    """As torch names it: cpu, cuda, cuda:1."""
+    dtype: Precision = "float32"
+    kernel: Kernel = "grouped"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +49,10 @@ class EncoderIdentity:
         return asdict(self)
 
 
+class CallTooLarge(RotError):
+    """A call of the tower needs more memory than there is: fewer pictures may fit."""
+
+
 class Encoder(Protocol):
     """A frozen vision tower."""
 
@@ -48,12 +64,9 @@ class Encoder(Protocol):
     def identity(self) -> EncoderIdentity:
         """What decides its output."""
 
-    @classmethod
-    def load(cls, folder: ModelFolder, *, dtype: Precision, device: str) -> Encoder:
-        """Load the tower alone. Raises UnknownModel if a weight of it is missing from the folder."""
+    def launch(self, strips: Sequence[NDArray[np.uint8]]) -> Callable[[], list[NDArray[np.float32]]]:
+        """Begin one call of the tower; what comes back waits for its end, in any thread, and gives the latents.
 
-    def encode(self, strips: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
-        """Grey pictures [H_i, W_i] -> their latents [K_i, D], in the order given; all in one call of the tower.
-
-        Strips have one row of latents; those of higher pictures come in reading order.
+        Grey pictures [H_i, W_i] -> their latents [K_i, D], in the order given. Strips have one row of latents; those
+        of higher pictures come in reading order. Raises CallTooLarge, GeometryError.
         """

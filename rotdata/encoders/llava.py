@@ -22,7 +22,7 @@ from transformers import AutoConfig, CLIPVisionModel, LlavaNextConfig, LlavaNext
 from transformers.models.llava_next.modeling_llava_next import LlavaNextMultiModalProjector
 
 from rotdata.encoders.attention import AttentionPlan
-from rotdata.encoders.interface import Precision
+from rotdata.encoders.interface import Placement
 from rotdata.encoders.packed import GreyPatchEmbed, PackedEncoder, SameSize
 from rotdata.encoders.weights import load_tower
 from rotdata.errors import UnknownModel
@@ -46,9 +46,9 @@ class LlavaNextEncoder(PackedEncoder):
 
     output = "mean of projected patches"
 
-    def __init__(self, tower: LlavaNextTower, folder: ModelFolder, *, dtype: Precision, device: str) -> None:
+    def __init__(self, tower: LlavaNextTower, folder: ModelFolder, where: Placement) -> None:
         """Wrap a loaded tower; `load` is the way to get one from a folder."""
-        super().__init__(tower, folder, width=tower.config.text_config.hidden_size, dtype=dtype, device=device)
+        super().__init__(tower, folder, where)
         clip = self._tower.vision_tower
         layer = tower.config.vision_feature_layer
         # Hidden state 0 is what enters the first layer, hidden state n what leaves the n-th; -1 is the last of them.
@@ -57,7 +57,7 @@ class LlavaNextEncoder(PackedEncoder):
         self._positions: dict[tuple[int, ...], Tensor] = {}
 
     @classmethod
-    def load(cls, folder: ModelFolder, *, dtype: Precision, device: str) -> Self:
+    def load(cls, folder: ModelFolder, where: Placement) -> Self:
         """Load the tower and projector alone. Raises UnknownModel if a weight of them is missing from the folder."""
         config = AutoConfig.from_pretrained(folder.path)
         if not isinstance(config.vision_feature_layer, int) or config.vision_config.model_type != "clip_vision_model":
@@ -65,7 +65,7 @@ class LlavaNextEncoder(PackedEncoder):
                 f"{folder.name} takes its features from {config.vision_config.model_type}, layers "
                 f"{config.vision_feature_layer}: this encoder knows CLIP and one layer, as LLaVA-1.6 has"
             )
-        return cls(load_tower(LlavaNextTower, config, folder, dtype=dtype), folder, dtype=dtype, device=device)
+        return cls(load_tower(LlavaNextTower, config, folder, dtype=where.dtype), folder, where)
 
     def _forward(self, tiles: Tensor, groups: Sequence[SameSize]) -> Tensor:
         """One call of the tower on packed grey patches -> [sum of K, D]."""

@@ -8,10 +8,10 @@ Shapes: H picture height, W its width, K its latents, D embedding width, P patch
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, ClassVar, Self
 
 import numpy as np
 import torch
@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 -- torch's own name for it
 
-from rotdata.encoders.attention import use_grouped_attention
-from rotdata.encoders.interface import EncoderIdentity, Precision
+from rotdata.encoders.attention import use_attention
+from rotdata.encoders.interface import CallTooLarge, EncoderIdentity, Placement, Precision
 from rotdata.encoders.weights import tower_sha256
 from rotdata.models import ModelFolder
 from rotdata.patches import PatchGeometry, cut
@@ -44,37 +44,77 @@ class PackedEncoder(ABC):
     output: ClassVar[str]
     """What of the tower's output is the target; stands in the manifest."""
 
-    def __init__(
-        self, tower: PreTrainedModel, folder: ModelFolder, *, width: int, dtype: Precision, device: str
-    ) -> None:
-        use_grouped_attention(tower)
-        self._tower = tower.to(device=device, dtype=getattr(torch, dtype)).eval().requires_grad_(requires_grad=False)
-        self._device = device
+    def __init__(self, tower: PreTrainedModel, folder: ModelFolder, where: Placement) -> None:
+        use_attention(tower, where.kernel)
+        self._tower = tower.to(device=where.device, dtype=getattr(torch, where.dtype)).eval().requires_grad_(False)  # noqa: FBT003
+        self._device = where.device
         self.geometry = folder.geometry()
-        self.identity = EncoderIdentity(
+        self.identity = self.identify(folder, where.dtype)
+
+    @classmethod
+    def identify(cls, folder: ModelFolder, dtype: Precision) -> EncoderIdentity:
+        """What decides the output of the tower in that folder, without loading it. Raises UnknownModel."""
+        return EncoderIdentity(
             model=folder.name,
             revision=folder.revision,
             tower_sha256=tower_sha256(folder),
-            output=self.output,
-            factor=self.geometry.factor_px,
-            width=width,
+            output=cls.output,
+            factor=folder.factor_px(),
+            width=folder.embedding_width(),
             dtype=dtype,
         )
 
-    @torch.inference_mode()
+    @classmethod
+    @abstractmethod
+    def load(cls, folder: ModelFolder, where: Placement) -> Self:
+        """Load the tower alone. Raises UnknownModel if a weight of it is missing from the folder."""
+
     def encode(self, strips: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
         """Grey pictures [H_i, W_i] -> their latents [K_i, D], in the order given; all in one call of the tower."""
+        return self.launch(strips)()
+
+    def launch(self, strips: Sequence[NDArray[np.uint8]]) -> Callable[[], list[NDArray[np.float32]]]:
+        """Begin one call of the tower; on a GPU it runs on while the caller prepares the next.
+
+        Raises CallTooLarge, GeometryError.
+        """
         if not strips:
-            return []
+            return list
         order = sorted(range(len(strips)), key=lambda i: strips[i].shape)
         tiles = np.concatenate([cut(strips[i], self.geometry) for i in order])
         groups = [SameSize(size, len(list(same))) for size, same in groupby(strips[i].shape for i in order)]
-        merged = self._forward(torch.from_numpy(tiles).to(self._device), groups).float().cpu().numpy()  # [sum of K, D]
+        try:
+            merged, arrived = self._run(torch.from_numpy(tiles), groups)
+        except (torch.OutOfMemoryError, RuntimeError) as error:
+            if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
+                raise
+            raise CallTooLarge(
+                f"{len(tiles)} patches in one call of the tower are too many for the memory of {self._device}: "
+                "free some of it, or render with a lower --max-latents"
+            ) from error
         borders = np.cumsum([strips[i].size // self.geometry.factor_px**2 for i in order])
-        latents: list[NDArray[np.float32]] = [merged[:0]] * len(strips)
-        for i, rows in zip(order, np.split(merged, borders[:-1]), strict=True):
-            latents[i] = rows
-        return latents
+
+        def collect() -> list[NDArray[np.float32]]:
+            arrived()
+            latents: list[NDArray[np.float32]] = [np.empty((0, self.identity.width), np.float32)] * len(strips)
+            for i, rows in zip(order, np.split(merged.float().numpy(), borders[:-1]), strict=True):
+                latents[i] = rows
+            return latents
+
+        return collect
+
+    @torch.inference_mode()
+    def _run(self, tiles: Tensor, groups: Sequence[SameSize]) -> tuple[Tensor, Callable[[], object]]:
+        """Latents [sum of K, D] on the host, and what waits until they are there."""
+        if not self._device.startswith("cuda"):
+            return self._forward(tiles.to(self._device), groups).cpu(), lambda: None
+        with torch.cuda.device(self._device):
+            merged = self._forward(tiles.pin_memory().to(self._device, non_blocking=True), groups)
+            host = torch.empty(merged.shape, dtype=merged.dtype, pin_memory=True)
+            host.copy_(merged, non_blocking=True)
+            event = torch.cuda.Event()
+            event.record()
+        return host, event.synchronize
 
     @abstractmethod
     def _forward(self, tiles: Tensor, groups: Sequence[SameSize]) -> Tensor:

@@ -29,7 +29,7 @@ from transformers.vision_utils import (
 )
 
 from rotdata.encoders.attention import AttentionPlan
-from rotdata.encoders.interface import Precision
+from rotdata.encoders.interface import Placement
 from rotdata.encoders.packed import GreyPatchEmbed, PackedEncoder, SameSize
 from rotdata.encoders.weights import load_tower
 from rotdata.models import ModelFolder
@@ -42,17 +42,17 @@ class QwenEncoder(PackedEncoder):
     output = "pooler_output"
     tower_class: ClassVar[type[PreTrainedModel]]
 
-    def __init__(self, tower: PreTrainedModel, folder: ModelFolder, *, dtype: Precision, device: str) -> None:
+    def __init__(self, tower: PreTrainedModel, folder: ModelFolder, where: Placement) -> None:
         """Wrap a loaded tower; `load` is the way to get one from a folder."""
-        super().__init__(tower, folder, width=tower.config.out_hidden_size, dtype=dtype, device=device)
+        super().__init__(tower, folder, where)
         self._tower.patch_embed = GreyPatchEmbed(self._tower.patch_embed.proj, self.geometry)
         self._tables: dict[tuple[int, ...], dict[str, Tensor]] = {}
 
     @classmethod
-    def load(cls, folder: ModelFolder, *, dtype: Precision, device: str) -> Self:
+    def load(cls, folder: ModelFolder, where: Placement) -> Self:
         """Load the tower alone. Raises UnknownModel if a weight of it is missing from the folder."""
         config = AutoConfig.from_pretrained(folder.path).vision_config
-        return cls(load_tower(cls.tower_class, config, folder, dtype=dtype), folder, dtype=dtype, device=device)
+        return cls(load_tower(cls.tower_class, config, folder, dtype=where.dtype), folder, where)
 
     def _forward(self, tiles: Tensor, groups: Sequence[SameSize]) -> Tensor:
         """One call of the tower on packed grey patches -> [sum of K, D]."""
@@ -131,8 +131,8 @@ class Qwen25VLEncoder(QwenEncoder):
 
     tower_class = Qwen2_5_VisionTransformerPretrainedModel
 
-    def __init__(self, tower: PreTrainedModel, folder: ModelFolder, *, dtype: Precision, device: str) -> None:
-        super().__init__(tower, folder, dtype=dtype, device=device)
+    def __init__(self, tower: PreTrainedModel, folder: ModelFolder, where: Placement) -> None:
+        super().__init__(tower, folder, where)
         self._windows: dict[tuple[int, ...], tuple[NDArray[np.int64], NDArray[np.int64]]] = {}
 
     def _attention(self, groups: Sequence[SameSize]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import pytest
 import typer.main
 
 from rotdata.cli import app
+from rotdata.encoders import default_precision
 from rotdata.shards import MANIFEST, Manifest, verify
 from tests.helpers import REPOSITORY, Result, contents, write_jsonl
 
@@ -60,7 +61,7 @@ def test_embed_prints_its_pinned_keys(run_rotdata: Run, toy_strips: Path, tiny_f
     assert {"rows_in", "rows_out", "rows_rejected", "latents", "shards", "seconds", "bytes"} <= summary.keys()
     assert (summary["rows_in"], summary["rows_out"], summary["shards"]) == (10, 10, 3)
     assert summary["bytes"] == sum(file.stat().st_size for file in out.glob("*.parquet"))
-    assert Manifest.load(out).encoder["dtype"] == "float32"
+    assert Manifest.load(out).encoder["dtype"] == default_precision("cpu")
 
 
 def test_verify_prints_its_pinned_keys(run_rotdata: Run, toy_embeddings: Path) -> None:

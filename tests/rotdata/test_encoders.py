@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import pickle
 import shutil
+import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,7 +18,19 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from rotdata.encoders import Encoder, load_encoder, tower_sha256
+from rotdata.encoders import (
+    CallTooLarge,
+    Encoder,
+    LazyEncoder,
+    Placement,
+    default_precision,
+    largest_call,
+    load_encoder,
+    patches_that_fit,
+    tower_sha256,
+)
+from rotdata.encoders.attention import _KERNELS as KERNELS
+from rotdata.encoders.attention import AttentionPlan, best_kernel
 from rotdata.errors import UnknownModel
 from rotdata.models import find_model
 from rotdata.patches import GeometryError, PatchGeometry, pack
@@ -201,3 +217,79 @@ def test_a_folder_without_tower_has_no_tower_hash(folder: Path) -> None:
     change_weights(folder, lambda weights: [weights.pop(name) for name in list(weights) if "visual" in name])
     with pytest.raises(UnknownModel, match="no vision tower to read"):
         tower_sha256(find_model(str(folder)))
+
+
+# Where and how a tower runs.
+
+
+def each_by_itself(
+    query: Tensor, key: Tensor, value: Tensor, cu_q: Tensor, cu_k: Tensor, max_q: int, max_k: int, *, scale: float
+) -> Tensor:
+    """What a kernel for sequences of any length is to compute: [P, H, d] three times -> [P, H, d]."""
+    assert torch.equal(cu_q, cu_k)
+    assert cu_q.dtype == torch.int32
+    assert max_q == max_k == int(cu_q.diff().max())
+    outputs = []
+    for start, stop in zip(cu_q[:-1].tolist(), cu_q[1:].tolist(), strict=True):
+        scores = torch.einsum("qhd,khd->hqk", query[start:stop], key[start:stop]) * scale
+        outputs.append(torch.einsum("hqk,khd->qhd", scores.softmax(-1), value[start:stop]))
+    return torch.cat(outputs)
+
+
+@pytest.mark.parametrize("kernel", ["varlen", "flash-attn"])
+def test_kernels_for_any_length_are_asked_for_what_grouped_computes(
+    kernel: Any, monkeypatch: pytest.MonkeyPatch, encoder: Encoder, tiny_folder: Path
+) -> None:
+    flash = types.ModuleType("flash_attn")
+    flash.flash_attn_varlen_func = lambda *args, softmax_scale: each_by_itself(*args, scale=softmax_scale)  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "flash_attn", flash)
+    monkeypatch.setattr("torch.nn.attention.varlen.varlen_attn", each_by_itself)
+    plan = AttentionPlan(runs=[(2, 3), (1, 7)])
+    query, key, value = torch.randn(3, 2, 13, 8)
+    found, expected = (KERNELS[name](query, key, value, plan, 0.3) for name in (kernel, "grouped"))
+    torch.testing.assert_close(found, expected)
+    other = load_encoder(find_model(str(tiny_folder)), device="cpu", kernel=kernel)
+    assert_latents_equal(other.encode(STRIPS), encoder.encode(STRIPS))
+
+
+def test_kernels_that_can_not_run_here_are_not_chosen() -> None:
+    assert best_kernel("cpu", torch.bfloat16) == "grouped"
+    assert best_kernel("cuda", torch.float32) == "grouped"
+    if not torch.cuda.is_available():
+        with pytest.raises((RuntimeError, ImportError)):
+            KERNELS["varlen"](*torch.randn(3, 2, 13, 8), AttentionPlan(runs=[(1, 13)]), 0.3)
+
+
+def test_the_largest_call_takes_its_share_of_memory_as_a_power_of_two() -> None:
+    assert largest_call(80e9, 100e3) == 65_536
+    assert largest_call(10e9, 500e3) == 4096
+    assert largest_call(1e6, 500e3) == 1
+    assert largest_call(0, 500e3) == 1
+
+
+def test_a_cpu_takes_calls_that_its_caches_like(tiny_folder: Path) -> None:
+    lazy = LazyEncoder(find_model(str(tiny_folder)), Placement())
+    assert patches_that_fit(lazy) == 2048
+    assert "loaded" not in vars(lazy)
+
+
+def test_a_lazy_encoder_is_the_encoder_and_travels_light(encoder: Encoder, tiny_folder: Path) -> None:
+    lazy = LazyEncoder(find_model(str(tiny_folder)), Placement())
+    assert (lazy.geometry, lazy.identity) == (encoder.geometry, encoder.identity)
+    assert_latents_equal(lazy.launch(STRIPS)(), encoder.encode(STRIPS))
+    assert "loaded" not in vars(pickle.loads(pickle.dumps(lazy)))
+    assert lazy.on("cuda:1", threads=3).where == Placement(device="cuda:1")
+
+
+def test_what_does_not_fit_into_memory_is_a_call_too_large(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def run_out(*_: Any) -> None:
+        torch.empty(1 << 60)
+
+    monkeypatch.setattr(encoder, "_forward", run_out)
+    with pytest.raises(CallTooLarge, match="patches in one call of the tower are too many for the memory of cpu"):
+        encoder.encode(STRIPS)
+
+
+def test_precision_is_half_only_where_the_cpu_multiplies_it() -> None:
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    assert default_precision("cpu") == ("bfloat16" if native else "float32")

@@ -9,20 +9,22 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from rotdata import pipeline, runs, shards
 from rotdata.corpora import Row, Source, read
-from rotdata.encoders import load_encoder
+from rotdata.embedding import EmbedSettings
+from rotdata.encoders import CallTooLarge, LazyEncoder, Placement, load_encoder
 from rotdata.errors import Interrupted, OutputOccupied, ShardError, ShardMismatch, SourceError, UsageError
 from rotdata.models import find_model
 from rotdata.patches import reference_resize
@@ -30,7 +32,7 @@ from rotdata.png import decode_png, encode_png
 from rotdata.shards import MANIFEST, REJECTS, EmbeddingShards, Manifest, read_rejects, verify
 from rotdata.strips import StripStyle, render
 from rotdata.targets import TargetSettings, quantise, restore, shorten
-from tests.helpers import REPOSITORY, StandInEncoder, contents, write_jsonl
+from tests.helpers import REPOSITORY, StandInEncoder, contents, storing, write_jsonl
 
 STYLE = StripStyle()
 TOY = Source(location="toy", corpus="toy", limit=10)
@@ -224,7 +226,12 @@ def test_a_row_of_which_nothing_fits_is_rejected_under_every_policy(tmp_path: Pa
     style = StripStyle(begin_mark="a long mark that takes a few latents")
     for too_long in ("truncate", "split"):
         summary = pipeline.render(
-            Source(location=str(file), corpus="generic"), style, out, max_latents=2, too_long=too_long, overwrite=True
+            Source(location=str(file), corpus="generic"),
+            style,
+            out,
+            max_latents=2,
+            too_long=too_long,
+            mode=runs.Mode(overwrite=True),
         )
         assert (summary.rows_out, summary.rows_rejected) == (0, 1)
         assert "not even its first character fits" in read_rejects(out)[0]["reason"]
@@ -271,14 +278,14 @@ def test_embedded_rows_are_the_strips_rows(toy_strips: Path, out: Path) -> None:
 
 @pytest.mark.parametrize("store", ["float16", "float32"])
 def test_the_stored_type_is_the_one_asked_for(toy_strips: Path, out: Path, store: Any) -> None:
-    pipeline.embed(toy_strips, StandInEncoder(), out, targets=TargetSettings(store=store))
+    pipeline.embed(toy_strips, StandInEncoder(), out, settings=storing(store=store))
     assert {group.embedding_LD.dtype for group in EmbeddingShards(out)} == {np.dtype(store)}
 
 
 @pytest.mark.parametrize("patches_per_call", [1, 150, 8192])
 def test_the_size_of_a_call_does_not_change_the_rows(toy_strips: Path, out: Path, patches_per_call: int) -> None:
     encoder = StandInEncoder()
-    pipeline.embed(toy_strips, encoder, out, patches_per_call=patches_per_call)
+    pipeline.embed(toy_strips, encoder, out, settings=EmbedSettings(patches_per_call=patches_per_call))
     default = pipeline.embed(toy_strips, StandInEncoder(), out.with_name("default"))
     assert sum(encoder.calls) == default.rows_out == 10
     for mine, theirs in zip(EmbeddingShards(out), EmbeddingShards(out.with_name("default")), strict=True):
@@ -301,7 +308,7 @@ def test_an_embedding_that_is_not_finite_as_stored_is_a_counted_reject(
     longest = sorted(row["num_latents"] for row in rows)[5]
     broken = [row["id"] for row in rows if row["num_latents"] > longest]
     assert 0 < len(broken) < 10
-    summary = pipeline.embed(toy_strips, Broken(value, longest), out, targets=TargetSettings(store=store))
+    summary = pipeline.embed(toy_strips, Broken(value, longest), out, settings=storing(store=store))
     assert (summary.rows_in, summary.rows_out, summary.rows_rejected) == (10, 10 - len(broken), len(broken))
     assert [reject["id"] for reject in read_rejects(out)] == broken
     assert {reject["reason"] for reject in read_rejects(out)} == {reason}
@@ -322,8 +329,8 @@ def tiny_tower(tiny_folder: Path) -> Any:
 def test_eight_bits_are_restored_within_half_a_step_and_the_error_is_told(
     toy_strips: Path, tiny_tower: Any, tmp_path: Path
 ) -> None:
-    whole = pipeline.embed(toy_strips, tiny_tower, tmp_path / "whole", targets=TargetSettings(store="float32"))
-    small = pipeline.embed(toy_strips, tiny_tower, tmp_path / "small", targets=TargetSettings(store="int8"))
+    whole = pipeline.embed(toy_strips, tiny_tower, tmp_path / "whole", settings=storing(store="float32"))
+    small = pipeline.embed(toy_strips, tiny_tower, tmp_path / "small", settings=storing(store="int8"))
     expected, found = (list(EmbeddingShards(tmp_path / name)) for name in ("whole", "small"))
     error = squared = 0.0
     for one, other in zip(expected, found, strict=True):
@@ -349,8 +356,8 @@ def test_eight_bits_are_restored_within_half_a_step_and_the_error_is_told(
 def test_stored_latents_are_those_of_the_settings_and_spans_follow(
     toy_strips: Path, tiny_tower: Any, tmp_path: Path, targets: TargetSettings
 ) -> None:
-    pipeline.embed(toy_strips, tiny_tower, tmp_path / "whole", targets=TargetSettings(store="float32"))
-    summary = pipeline.embed(toy_strips, tiny_tower, tmp_path / "less", targets=targets)
+    pipeline.embed(toy_strips, tiny_tower, tmp_path / "whole", settings=storing(store="float32"))
+    summary = pipeline.embed(toy_strips, tiny_tower, tmp_path / "less", settings=EmbedSettings(targets=targets))
     assert verify(tmp_path / "less")[1] == []
     manifests = [Manifest.load(tmp_path / name) for name in ("whole", "less")]
     assert manifests[0].fingerprint != manifests[1].fingerprint
@@ -371,7 +378,7 @@ def test_stored_latents_are_those_of_the_settings_and_spans_follow(
 def test_rows_of_more_latents_than_allowed_are_rejects(toy_strips: Path, out: Path) -> None:
     counts = [row["num_latents"] for file in toy_strips.glob("*.parquet") for row in pq.read_table(file).to_pylist()]
     limit = sorted(counts)[4]
-    summary = pipeline.embed(toy_strips, StandInEncoder(), out, targets=TargetSettings(max_latents=limit))
+    summary = pipeline.embed(toy_strips, StandInEncoder(), out, settings=storing(max_latents=limit))
     assert summary.rows_out == sum(count <= limit for count in counts)
     assert "--longer truncate or resample would keep it" in read_rejects(out)[0]["reason"]
 
@@ -380,7 +387,9 @@ def test_strips_resized_as_by_the_stock_processor_have_its_grid_and_no_spans(
     toy_strips: Path, tiny_folder: Path, tiny_tower: Any, out: Path
 ) -> None:
     limits = find_model(str(tiny_folder)).resize_limits()
-    pipeline.embed(toy_strips, tiny_tower, out, targets=TargetSettings(store="float32"), resize=limits)
+    pipeline.embed(
+        toy_strips, tiny_tower, out, settings=EmbedSettings(targets=TargetSettings(store="float32"), resize=limits)
+    )
     table = pq.read_table(toy_strips / "toy-train-00000-of-00003.parquet").to_pylist()
     group = next(iter(EmbeddingShards(out)))
     assert group.spans == [None] * len(group)
@@ -399,7 +408,7 @@ def test_a_strip_that_the_stock_processor_refuses_is_a_reject(tmp_path: Path, ti
     )
     limits = find_model(str(tiny_folder)).resize_limits()
     encoder = load_encoder(find_model(str(tiny_folder)), dtype="float32", device="cpu")
-    assert pipeline.embed(tmp_path / "strips", encoder, out, resize=limits).rows_rejected == 1
+    assert pipeline.embed(tmp_path / "strips", encoder, out, settings=EmbedSettings(resize=limits)).rows_rejected == 1
     assert "over 200 times the other" in read_rejects(out)[0]["reason"]
 
 
@@ -420,7 +429,12 @@ def test_squares_are_embedded_in_reading_order(tiny_folder: Path, tmp_path: Path
     encoder = load_encoder(find_model(str(tiny_folder)), dtype="float32", device="cpu")
     style = StripStyle(layout="square", square_px=256)
     drawn = pipeline.render(TOY, style, tmp_path / "squares")
-    made = pipeline.embed(tmp_path / "squares", encoder, tmp_path / "embedded", targets=TargetSettings(store="float32"))
+    made = pipeline.embed(
+        tmp_path / "squares",
+        encoder,
+        tmp_path / "embedded",
+        settings=storing(store="float32"),
+    )
     assert (made.rows_out, made.latents) == (10, drawn.latents)
     [group] = EmbeddingShards(tmp_path / "embedded")
     expected = encoder.encode([render(group.cots[0], style).pixels])[0]
@@ -460,7 +474,7 @@ def test_strips_are_never_overwritten_by_their_own_embeddings(toy_strips: Path, 
     strips = Path(shutil.copytree(toy_strips, tmp_path / "strips"))
     for overwrite in (False, True):
         with pytest.raises(UsageError, match="--out is the folder of the strips itself"):
-            pipeline.embed(strips, StandInEncoder(), strips, overwrite=overwrite)
+            pipeline.embed(strips, StandInEncoder(), strips, mode=runs.Mode(overwrite=overwrite))
     assert contents(strips) == contents(toy_strips)
 
 
@@ -740,14 +754,126 @@ def test_stopped_processes_leave_nothing_running_and_resume_to_the_same_bytes(
     assert contents(out) == contents(out.with_name("whole"))
 
 
-def die(_job: int) -> runs.Written:
+def die(_jobs: Any, _stopped: Any) -> Any:
     os._exit(1)
 
 
+def complain(_jobs: Any, _stopped: Any) -> Any:
+    raise ShardMismatch("what a worker has to say")
+
+
+def wait_to_be_stopped(jobs: Iterator[int], stopped: Callable[[], bool]) -> Iterator[tuple[int, None]]:
+    yield next(jobs), None
+    while not stopped():
+        time.sleep(0.01)
+
+
 def test_a_worker_that_dies_is_an_error_with_a_remedy() -> None:
-    pool = runs.Pool(num_proc=1, job=lambda index: index, make=die)
+    workers: Any = runs.Workers(makers=[die], job=lambda index: index)
     with pytest.raises(runs.WorkerDied, match="the same command resumes"):
-        list(pool([0, 1], lambda: False))
+        list(workers([0, 1], lambda: False))
+
+
+def test_what_a_worker_raises_is_raised_here() -> None:
+    workers: Any = runs.Workers(makers=[complain, wait_to_be_stopped], job=lambda index: index)
+    with pytest.raises(ShardMismatch, match="what a worker has to say"):
+        list(workers([0, 1], lambda: False))
+
+
+def test_workers_hear_that_they_are_to_stop_between_shards() -> None:
+    found: list[int] = []
+    workers: Any = runs.Workers(makers=[wait_to_be_stopped], job=lambda index: index)
+    for index, _ in workers(list(range(9)), lambda: bool(found)):
+        found.append(index)
+    assert found == [0]
+
+
+# Embedding ahead of and behind the tower.
+
+
+def lazy(folder: Path, threads: int = 1) -> LazyEncoder:
+    return LazyEncoder(find_model(str(folder)), Placement(), threads)
+
+
+def test_processes_that_embed_do_not_change_a_byte(toy_strips: Path, tiny_folder: Path, out: Path) -> None:
+    threads = torch.get_num_threads()
+    try:
+        pipeline.embed(toy_strips, lazy(tiny_folder), out.with_name("alone"))
+    finally:
+        torch.set_num_threads(threads)
+    encoder = lazy(tiny_folder)
+    pipeline.embed(toy_strips, encoder, out, team=[lazy(tiny_folder), lazy(tiny_folder)])
+    assert contents(out) == contents(out.with_name("alone"))
+    assert "loaded" not in vars(encoder)
+
+
+def test_a_run_with_nothing_to_do_loads_no_tower(toy_strips: Path, tiny_folder: Path, out: Path) -> None:
+    first, second = lazy(tiny_folder, threads=torch.get_num_threads()), lazy(tiny_folder)
+    made = pipeline.embed(toy_strips, first, out)
+    again = pipeline.embed(toy_strips, second, out)
+    assert "loaded" in vars(first)
+    assert "loaded" not in vars(second)
+    assert dataclasses.replace(again, seconds=0) == dataclasses.replace(made, seconds=0)
+
+
+class Cramped(StandInEncoder):
+    """Has memory for a few pictures at once."""
+
+    def __init__(self, most: int) -> None:
+        super().__init__()
+        self.most = most
+
+    def launch(self, strips: Sequence[NDArray[np.uint8]]) -> Any:
+        if len(strips) > self.most:
+            raise CallTooLarge("too many")
+        return super().launch(strips)
+
+
+def test_a_call_that_does_not_fit_is_halved_and_the_shard_marked(tmp_path: Path, out: Path) -> None:
+    pipeline.render(TOY, STYLE, tmp_path / "strips", rows_per_shard=8)
+    encoder = Cramped(3)
+    pipeline.embed(tmp_path / "strips", encoder, out)
+    pipeline.embed(tmp_path / "strips", StandInEncoder(), tmp_path / "roomy")
+    assert max(encoder.calls) <= 3
+    assert sum(encoder.calls) == 10
+    mine, theirs = Manifest.load(out).shards, Manifest.load(tmp_path / "roomy").shards
+    assert mine[0].halved > 0
+    assert all(entry.halved == 0 for entry in theirs.values())
+    assert [entry.sha256 for entry in mine.values()] == [entry.sha256 for entry in theirs.values()]
+
+
+def test_a_picture_that_does_not_fit_alone_is_an_error(toy_strips: Path, out: Path) -> None:
+    with pytest.raises(CallTooLarge):
+        pipeline.embed(toy_strips, Cramped(0), out)
+
+
+def test_a_strip_shard_with_a_flipped_bit_is_not_embedded(toy_strips: Path, tmp_path: Path, out: Path) -> None:
+    strips = Path(shutil.copytree(toy_strips, tmp_path / "strips"))
+    flip_a_bit(strips)
+    with pytest.raises(ShardError, match="its SHA-256 is not the manifest's"):
+        pipeline.embed(strips, StandInEncoder(), out)
+    assert list(Manifest.load(out).shards) == [0]
+
+
+class Flawed(StandInEncoder):
+    """Whose second call gives no numbers."""
+
+    def launch(self, strips: Sequence[NDArray[np.uint8]]) -> Any:
+        collect = super().launch(strips)
+        factor = np.nan if len(self.calls) == 2 else 1
+        return lambda: [latents * factor for latents in collect()]
+
+
+def test_rejects_may_be_tried_again(toy_strips: Path, out: Path) -> None:
+    pipeline.embed(toy_strips, StandInEncoder(), out.with_name("whole"))
+    pipeline.embed(toy_strips, Flawed(), out)
+    refused = len(read_rejects(out))
+    assert refused
+    encoder = StandInEncoder()
+    assert pipeline.embed(toy_strips, encoder, out).rows_rejected == refused
+    assert encoder.calls == []
+    assert pipeline.embed(toy_strips, encoder, out, mode=runs.Mode(retry_rejects=True)).rows_rejected == 0
+    assert contents(out) == contents(out.with_name("whole"))
 
 
 # Folders that are not ours to change.
@@ -791,7 +917,7 @@ def test_an_edited_corpus_is_another_run(mixed: Source, out: Path) -> None:
 
 def test_overwriting_leaves_what_a_new_folder_would_hold(mixed: Source, out: Path) -> None:
     render_mixed(mixed, out)
-    pipeline.render(TOY, STYLE, out, rows_per_shard=4, overwrite=True)
+    pipeline.render(TOY, STYLE, out, rows_per_shard=4, mode=runs.Mode(overwrite=True))
     render_toy(out.with_name("new"))
     assert contents(out) == contents(out.with_name("new"))
 
@@ -802,7 +928,7 @@ def test_overwriting_gets_over_a_damaged_manifest(out: Path) -> None:
     (out / MANIFEST).write_text("{ broken")
     with pytest.raises(ShardError):
         render_toy(out)
-    render_toy(out, overwrite=True)
+    render_toy(out, mode=runs.Mode(overwrite=True))
     assert contents(out) == before
 
 
@@ -811,7 +937,7 @@ def test_a_folder_of_other_files_is_refused_and_left_alone(out: Path, overwrite:
     out.mkdir()
     (out / "thesis.tex").write_text("years of work")
     with pytest.raises(OutputOccupied, match=r"holds files but no manifest\.json: choose an empty or new folder"):
-        render_toy(out, overwrite=overwrite)
+        render_toy(out, mode=runs.Mode(overwrite=overwrite))
     assert contents(out) == {"thesis.tex": b"years of work"}
 
 

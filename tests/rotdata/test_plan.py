@@ -21,9 +21,8 @@ from rotdata.errors import SourceError, UnknownModel
 from rotdata.models import ModelFolder, find_model
 from rotdata.plan import CorpusPlan, histogram_lines, plan
 from rotdata.strips import StripStyle
-from rotdata.targets import TargetSettings
 from rotdata.tokens import token_counter
-from tests.helpers import Result, contents, write_jsonl
+from tests.helpers import Result, contents, storing, write_jsonl
 
 STYLE = StripStyle()
 TOY = Source(location="toy", limit=150)
@@ -60,7 +59,10 @@ def test_pooled_latents_are_those_that_embedding_would_store(tiny_folder: Path, 
     encoder = load_encoder(model, device="cpu")
     for pool in (2, 4):
         made = pipeline.embed(
-            tmp_path / "strips", encoder, tmp_path / str(pool), targets=TargetSettings(store="int8", pool=pool)
+            tmp_path / "strips",
+            encoder,
+            tmp_path / str(pool),
+            settings=storing(store="int8", pool=pool),
         )
         [choice] = [each for each in found.choices if (each.store, each.pool) == ("int8", pool)]
         assert choice.latents == made.latents

@@ -18,6 +18,7 @@ import pytest
 
 from rotdata import fonts, pipeline, preview, shards
 from rotdata.corpora import Source
+from rotdata.embedding import EmbedSettings
 from rotdata.errors import UsageError
 from rotdata.preview import write_preview
 from rotdata.strips import StripStyle, renderer
@@ -155,7 +156,7 @@ def test_embeddings_drawn_with_another_font_are_not_drawn_wrongly(
 def test_embeddings_whose_latents_have_no_columns_are_not_drawn_wrongly(
     folder: Path, tmp_path: Path, targets: TargetSettings
 ) -> None:
-    pipeline.embed(folder, StandInEncoder(), tmp_path / "embedded", targets=targets)
+    pipeline.embed(folder, StandInEncoder(), tmp_path / "embedded", settings=EmbedSettings(targets=targets))
     with pytest.raises(UsageError, match="pooled, resampled or of resized strips"):
         write_preview(tmp_path / "embedded", tmp_path / "page.html", BYTES)
 

@@ -16,11 +16,10 @@ from rotdata.errors import UsageError
 from rotdata.png import decode_png
 from rotdata.shards import EmbeddedRows, EmbeddingShards
 from rotdata.strips import StripStyle, render
-from rotdata.targets import TargetSettings
 from rottrain.evaluate import Judged
 from rottrain.generate import Generation
 from rottrain.trace import LatentIndex, Nearest, Trace, data_uri, latent_texts, trace
-from tests.helpers import StandInEncoder
+from tests.helpers import StandInEncoder, storing
 
 STYLE = StripStyle()
 
@@ -110,6 +109,6 @@ def test_a_data_uri_holds_the_pixels() -> None:
 
 
 def test_latents_without_columns_are_not_indexed(toy_strips: Path, tmp_path: Path) -> None:
-    pipeline.embed(toy_strips, StandInEncoder(), tmp_path / "pooled", targets=TargetSettings(pool=2))
+    pipeline.embed(toy_strips, StandInEncoder(), tmp_path / "pooled", settings=storing(pool=2))
     with pytest.raises(UsageError, match="no picture stands for one"):
         LatentIndex.load(tmp_path / "pooled")
