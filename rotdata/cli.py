@@ -32,6 +32,10 @@ app = typer.Typer(
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the shards; an earlier run of the same thing is resumed.")]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove the shards that an earlier run left in --out.")]
+Part = Annotated[
+    str | None,
+    typer.Option("--shard", metavar="I/N", help="Make part I of N, as under a scheduler; rotdata merge joins them."),
+]
 RetryRejects = Annotated[bool, typer.Option("--retry-rejects", help="Make shards again that rejected rows.")]
 MaxRejects = Annotated[
     float, typer.Option(min=0, max=1, help="Share of rows that may be rejected before the exit code is 3.")
@@ -109,6 +113,7 @@ def render(
     max_rejects: MaxRejects = 0.01,
     overwrite: Overwrite = False,  # noqa: FBT002
     retry_rejects: RetryRejects = False,  # noqa: FBT002
+    shard: Part = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and make nothing.")] = False,  # noqa: FBT002
     json_: Json = False,  # noqa: FBT002
 ) -> None:
@@ -158,7 +163,7 @@ def render(
         return
     if check_ocr:
         legibility.load_reader()  # what is missing is better said before than after
-    mode = runs.Mode(overwrite=overwrite, retry_rejects=retry_rejects)
+    mode = runs.Mode(overwrite=overwrite, retry_rejects=retry_rejects, part=_part(shard))
     summary = pipeline.render(rows, style, out, **options, num_proc=num_proc, mode=mode)
     found = legibility.check_folder(out, check_ocr) if check_ocr else None
     if found:
@@ -205,6 +210,7 @@ def embed(
     max_rejects: MaxRejects = 0.01,
     overwrite: Overwrite = False,  # noqa: FBT002
     retry_rejects: RetryRejects = False,  # noqa: FBT002
+    shard: Part = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be made, and make nothing.")] = False,  # noqa: FBT002
     json_: Json = False,  # noqa: FBT002
 ) -> None:
@@ -246,7 +252,7 @@ def embed(
         return
     shared = threads or max(1, torch.get_num_threads() // max(1, len(places)))
     team = [encoder.on(place, threads=shared) for place in places]
-    mode = runs.Mode(overwrite=overwrite, retry_rejects=retry_rejects)
+    mode = runs.Mode(overwrite=overwrite, retry_rejects=retry_rejects, part=_part(shard))
     summary = pipeline.embed(strips, encoder, out, settings=settings, team=team, mode=mode)
     _finish(summary, out, max_rejects, as_json=json_)
 
@@ -275,6 +281,17 @@ def verify(
         typer.echo(f"{counted} shards, {rows} rows, {len(mismatches)} mismatches")
     if mismatches:
         raise typer.Exit(EXIT_MISMATCH)
+
+
+@app.command()
+def merge(
+    folder: Annotated[Path, typer.Argument(help="The --out that all the parts have in common.")],
+    json_: Json = False,  # noqa: FBT002
+) -> None:
+    """Join the parts that --shard I/N made into the folder that one run would have made."""
+    from rotdata import pipeline, runs
+
+    _finish(pipeline.summarise(runs.merge(folder), seconds=0), folder, max_rejects=1, as_json=json_)
 
 
 @app.command()
@@ -425,6 +442,18 @@ def doctor(json_: Json = False) -> None:  # noqa: FBT002
 def main() -> None:
     """Entry point of the console script."""
     run_app(app)
+
+
+def _part(shard: str | None) -> tuple[int, int] | None:
+    """The numbers of I/N."""
+    from rotdata.errors import UsageError
+
+    if shard is None:
+        return None
+    index, slash, count = shard.partition("/")
+    if not (slash and index.isdecimal() and count.isdecimal()):
+        raise UsageError(f"--shard takes I/N, as in 3/16, got {shard!r}")
+    return int(index), int(count)
 
 
 def _places(device: str | None, devices: str | None, num_proc: int) -> list[str]:

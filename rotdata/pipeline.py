@@ -71,6 +71,7 @@ def render(
         raise UsageError(f"--num-proc counts processes and is at least 1, got {num_proc}")
     source = corpora.resolve(source)
     manifest = plan_render(source, style, rows_per_shard=rows_per_shard, max_latents=max_latents, too_long=too_long)
+    out = runs.place(out, manifest, mode)
     batches = enumerate(_batches(corpora.read(source), rows_per_shard))
 
     def job(shard: int) -> _RenderJob:
@@ -134,6 +135,7 @@ def embed(
     manifest = plan_embed(strips, encoder, settings)
     if out.resolve() == strips.resolve():
         raise UsageError(f"--out is the folder of the strips itself, {strips}: choose another, it keeps its strips")
+    out = runs.place(out, manifest, mode)
     origin = shards.Manifest.load(strips)
 
     def job(shard: int) -> EmbedJob:
@@ -148,7 +150,7 @@ def embed(
 def plan_embed(strips: Path, encoder: Encoder, settings: EmbedSettings = _AS_THEY_ARE) -> shards.Manifest:
     """What `embed` would make, without encoding. Raises as it does."""
     origin = shards.Manifest.load(strips)
-    if origin.kind != "strips" or not origin.finished:
+    if origin.kind != "strips" or not origin.finished or origin.part:
         raise UsageError(f"{strips} is no finished folder of strips: make or finish it with `rotdata render`")
     height, factor = origin.style["style"]["height_px"], encoder.geometry.factor_px
     if height != factor:
@@ -312,7 +314,7 @@ def chosen(out: Path) -> Chosen:
 def summarise(manifest: shards.Manifest, seconds: float) -> Summary:
     """The finished shards of a folder in numbers."""
     return Summary(
-        rows_in=manifest.plan.rows_in,
+        rows_in=manifest.plan.rows_in if manifest.part is None else manifest.rows_done,
         rows_out=manifest.total("rows"),
         rows_rejected=manifest.total("rejected"),
         rows_truncated=manifest.total("truncated"),

@@ -15,7 +15,7 @@ import threading
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -27,12 +27,14 @@ import pyarrow as pa
 from tqdm import tqdm
 
 from rotdata import shards
-from rotdata.errors import Interrupted, OutputOccupied, RotError
+from rotdata.errors import Interrupted, OutputOccupied, RotError, ShardError, UsageError
 
 Job = TypeVar("Job")
 
 
 _STOP_CHECK_S = 0.2
+_MOST_PARTS = 99_999
+_PART = re.compile(r"part-(\d{5})-of-(\d{5})")
 
 _REMEDIES = {
     errno.ENOSPC: "free some space, and run the same command again to go on where it stopped",
@@ -100,6 +102,13 @@ class Mode:
     """Remove what an earlier run made, instead of going on with it or refusing the folder."""
     retry_rejects: bool = False
     """Make shards again that refused rows."""
+    part: tuple[int, int] | None = None
+    """(i, n): make the i-th of n parts of the shards, in a folder of its own within the folder; see `merge`."""
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for a part that there can't be."""
+        if self.part is not None and not 1 <= self.part[0] <= self.part[1] <= _MOST_PARTS:
+            raise UsageError(f"--shard I/N is 1/N to N/N, of at most {_MOST_PARTS} parts, got {self.part}")
 
 
 RESUME = Mode()
@@ -122,6 +131,83 @@ def write(file: Path, made: Made) -> Written:
         halved=made.halved,
     )
     return Written(entry=entry, rejects=made.rejects)
+
+
+def place(out: Path, manifest: shards.Manifest, mode: Mode) -> Path:
+    """The folder that a run writes: `out`, or that of its part, which the manifest then says. Raises OutputOccupied."""
+    if mode.part is None:
+        return out
+    if (out / shards.MANIFEST).exists():
+        raise OutputOccupied(
+            f"{out} holds a whole run, merged already perhaps: leave --shard out, or choose another --out"
+        )
+    index, count = mode.part
+    manifest.part = [index, count]
+    return out / f"part-{index:05d}-of-{count:05d}"
+
+
+def merge(out: Path) -> shards.Manifest:
+    """Join the parts in `out` into what one undivided run would have left there; interrupted, it goes on if run again.
+
+    Raises ShardError for a part that is missing or not finished, UsageError for parts that do not belong together,
+    OutputOccupied while one of them is written.
+    """
+    if not out.is_dir():
+        raise UsageError(f"{out} is no folder: give the --out that the parts have in common")
+    with shards.locked(out), ExitStack() as held:
+        folders = sorted(path for path in out.iterdir() if _PART.fullmatch(path.name))
+        for folder in folders:
+            held.enter_context(shards.locked(folder))
+        merged = (out / shards.MANIFEST).exists()
+        if not folders and not merged:
+            raise UsageError(f"{out} holds no parts: they are made with --shard 1/N to N/N")
+        parts = {folder: shards.Manifest.load(folder) for folder in folders if (folder / shards.MANIFEST).exists()}
+        whole = shards.Manifest.load(out) if merged else _joined(out, list(parts.values()))
+        for folder, part in parts.items():
+            if differences := replace(part, part=None).differences(replace(whole, part=None)):
+                raise UsageError(f"{folder} is a part of another run; they differ in {'; '.join(differences[:5])}")
+        if not merged:
+            _move_up(out, parts)
+            rejects = [reject for folder in parts for reject in shards.read_rejects(folder)]
+            shards.write_rejects(out, sorted(rejects, key=lambda reject: reject["shard"]))
+            whole.save(out)
+        for folder in folders:
+            _remove_leftovers(folder)
+            (folder / shards.REJECTS).unlink(missing_ok=True)
+            (folder / shards.MANIFEST).unlink(missing_ok=True)
+            folder.rmdir()
+    return whole
+
+
+def _joined(out: Path, parts: list[shards.Manifest]) -> shards.Manifest:
+    """One manifest of all the parts'. Raises ShardError if they are not all there."""
+    count = max(part.part[1] if part.part else 0 for part in parts)
+    there = {part.part[0] for part in parts if part.part and part.part[1] == count}
+    if missing := [index for index in range(1, count + 1) if index not in there]:
+        listed = ", ".join(f"{index}/{count}" for index in missing[:10])
+        raise ShardError(f"{out} lacks {len(missing)} parts: make them with --shard {listed}")
+    if len(parts) != count:
+        raise UsageError(f"{out} holds parts of different numbers: keep those of {count}, and remove the others")
+    if open_ := [part.part for part in parts if not part.finished]:
+        listed = ", ".join(f"{part[0]}/{part[1]}" for part in open_ if part)
+        raise ShardError(f"{len(open_)} parts in {out} are not finished: run --shard {listed} again")
+    entries = {index: entry for part in parts for index, entry in part.shards.items()}
+    return replace(parts[0], part=None, shards=entries)
+
+
+def _move_up(out: Path, parts: dict[Path, shards.Manifest]) -> None:
+    """Move the parts' shards, as far as that is not done yet."""
+    for folder, part in parts.items():
+        for _, entry in sorted(part.shards.items()):
+            here = next((path for path in (folder / entry.file, out / entry.file) if path.exists()), None)
+            size = here.stat().st_size if here else 0
+            if here is None or size != entry.bytes:
+                asked = f"{part.part[0]}/{part.part[1]}" if part.part else "that part"
+                raise ShardError(
+                    f"{folder / entry.file} has {size} bytes instead of {entry.bytes}: run --shard {asked} again"
+                )
+            if here.parent == folder:
+                here.replace(out / entry.file)
 
 
 def run(out: Path, manifest: shards.Manifest, work: Work, *, mode: Mode = RESUME, verb: str) -> float:
@@ -149,8 +235,9 @@ def run(out: Path, manifest: shards.Manifest, work: Work, *, mode: Mode = RESUME
 
 def _make(out: Path, manifest: shards.Manifest, work: Work, stopped: Stopped, verb: str) -> None:
     rejects = [reject for reject in shards.read_rejects(out) if reject["shard"] in manifest.shards]
-    pending = [index for index in range(manifest.plan.num_shards) if index not in manifest.shards]
-    bar = tqdm(total=manifest.plan.rows_in, initial=manifest.rows_done, unit="row", desc=verb, disable=None)
+    pending = [index for index in manifest.planned if index not in manifest.shards]
+    rows = manifest.plan.rows_in * len(manifest.planned) // manifest.plan.num_shards  # of a part: about as many
+    bar = tqdm(total=rows, initial=manifest.rows_done, unit="row", desc=verb, disable=None)
     with bar:
         for index, written in work(pending, stopped):
             refused = [{"shard": index, "id": each.id, "reason": each.reason} for each in written.rejects]
@@ -160,7 +247,7 @@ def _make(out: Path, manifest: shards.Manifest, work: Work, stopped: Stopped, ve
             manifest.save(out)
             bar.update(manifest.rows_done - bar.n)
     if stopped() and not manifest.finished:
-        done, planned = len(manifest.shards), manifest.plan.num_shards
+        done, planned = len(manifest.shards), len(manifest.planned)
         raise Interrupted(f"stopped after {done} of {planned} shards; the same command resumes {out}")
 
 
@@ -271,6 +358,8 @@ def _open_folder(out: Path, manifest: shards.Manifest, mode: Mode) -> None:
     """Take over the finished shards of an earlier run of the same thing, or refuse the folder."""
     ours = (out / shards.MANIFEST).exists()
     if not ours and any(not _is_leftover(path) for path in out.iterdir()):
+        if any(_PART.fullmatch(path.name) for path in out.iterdir()):
+            raise OutputOccupied(f"{out} holds parts of a run: join them with `rotdata merge {out}`")
         raise OutputOccupied(f"{out} holds files but no {shards.MANIFEST}: choose an empty or new folder for --out")
     _remove_leftovers(out)
     if ours and mode.overwrite:

@@ -125,8 +125,16 @@ class Manifest:
     """For embeddings: model, revision, tower hash, output field, factor, width, dtype."""
     survey: dict[str, Any] = field(default_factory=dict)
     """What the whole corpus is like: duplicates, characters drawn by a fallback font or as boxes. Decides no bytes."""
+    part: list[int] | None = None
+    """[i, n] in a folder that holds shards i - 1, i - 1 + n, ... of the plan only, to be merged with its likes."""
     shards: dict[int, ShardEntry] = field(default_factory=dict)
     schema_version: int = SCHEMA_VERSION
+
+    @property
+    def planned(self) -> range:
+        """Indices of the shards that belong into this folder."""
+        first, step = (0, 1) if self.part is None else (self.part[0] - 1, self.part[1])
+        return range(first, self.plan.num_shards, step)
 
     @property
     def name(self) -> str:
@@ -135,8 +143,8 @@ class Manifest:
 
     @property
     def finished(self) -> bool:
-        """Whether every shard of the plan is there."""
-        return len(self.shards) == self.plan.num_shards
+        """Whether every shard that belongs here is there."""
+        return len(self.shards) == len(self.planned)
 
     @property
     def fingerprint(self) -> str:
@@ -219,16 +227,17 @@ class Manifest:
         """Names of shards that the plan would not give, and so may lie outside of the folder."""
         if not _SAFE_NAME.fullmatch(self.name):
             return [self.name]
-        planned = range(self.plan.num_shards)
         return [
             entry.file
             for index, entry in self.shards.items()
-            if index not in planned or entry.file != self.shard_file(index)
+            if index not in self.planned or entry.file != self.shard_file(index)
         ]
 
     def _identity(self) -> dict[str, Any]:
         content = {entry.name: getattr(self, entry.name) for entry in fields(self)}
         del content["shards"], content["survey"]
+        if self.part is None:
+            del content["part"]
         content["plan"] = asdict(self.plan)
         return content
 
@@ -393,7 +402,7 @@ class EmbeddingShards:
                 f"{folder} holds {self.manifest.kind}, not embeddings: make them with `rotdata embed {folder}`"
             )
         if not self.manifest.finished:
-            done, planned = len(self.manifest.shards), self.manifest.plan.num_shards
+            done, planned = len(self.manifest.shards), len(self.manifest.planned)
             raise ShardError(
                 f"{folder} has {done} of {planned} shards: run the same `rotdata embed` again to finish it"
             )
@@ -467,17 +476,17 @@ def verify(folder: Path) -> tuple[Manifest | None, list[Mismatch]]:
             raise
         return None, [Mismatch(MANIFEST, str(error))]
     found: list[Mismatch] = []
-    for index in range(manifest.plan.num_shards):
+    for index in manifest.planned:
         entry = manifest.shards.get(index)
         if entry is None:
             found.append(Mismatch(manifest.shard_file(index), "not made yet: run the same command again"))
         else:
             found.extend(Mismatch(entry.file, problem) for problem in _problems(folder, manifest, entry))
-    known = {MANIFEST, REJECTS, *map(manifest.shard_file, range(manifest.plan.num_shards))}
+    known = {MANIFEST, REJECTS, *map(manifest.shard_file, manifest.planned)}
     strangers = sorted(path.name for path in folder.iterdir() if path.name not in known)
     found.extend(Mismatch(name, "not of this folder: remove it") for name in strangers)
     found.extend(Mismatch(REJECTS, problem) for problem in _rejects_problems(folder, manifest))
-    if manifest.finished and manifest.rows_done != manifest.plan.rows_in:
+    if manifest.finished and manifest.part is None and manifest.rows_done != manifest.plan.rows_in:
         done = manifest.rows_done
         found.append(Mismatch(MANIFEST, f"{done} rows out and rejected, {manifest.plan.rows_in} rows in"))
     return manifest, found
