@@ -14,6 +14,7 @@ from rotdata.console import EXIT_MISMATCH, EXIT_REJECTS, print_json, run_app, sa
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rotdata.encoders import LazyEncoder
     from rotdata.plan import CorpusPlan
     from rotdata.shards import Manifest
     from rotdata.stats import Stats
@@ -31,6 +32,10 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")]
 Out = Annotated[Path, typer.Option("--out", help="Folder for the shards; an earlier run of the same thing is resumed.")]
+MadeBy = Annotated[
+    str | None,
+    typer.Option("--model", help="The model that made embeddings, if it lies elsewhere.", show_default="as recorded"),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Remove the shards that an earlier run left in --out.")]
 Part = Annotated[
     str | None,
@@ -260,27 +265,110 @@ def embed(
 @app.command()
 def verify(
     folder: Annotated[Path, typer.Argument(help="Folder of strip or embedding shards.")],
+    deep: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Draw, and for embeddings encode, N rows again and compare.")
+    ] = 0,
+    model: MadeBy = None,
+    device: Annotated[str | None, typer.Option(help="Where the tower of --deep runs.")] = None,
     json_: Json = False,  # noqa: FBT002
 ) -> None:
     """Recompute hashes, counts and finiteness of a folder of shards; exit code 4 if anything differs."""
     from rotdata import shards
+    from rotdata.repair import check_rows
 
     manifest, mismatches = shards.verify(folder)
     counted, rows = (len(manifest.shards), manifest.total("rows")) if manifest else (0, 0)
+    checked = None
+    if deep and manifest and not mismatches:
+        checked = check_rows(folder, deep, _encoder_of(manifest, model, device))
+        mismatches += checked.mismatches
     if json_:
-        print_json(
-            {
-                "shards": counted,
-                "rows": rows,
-                "mismatches": [dataclasses.asdict(mismatch) for mismatch in mismatches],
-            }
-        )
+        listed = [dataclasses.asdict(mismatch) for mismatch in mismatches]
+        found: dict[str, Any] = {"shards": counted, "rows": rows, "mismatches": listed}
+        if checked:
+            found["deep"] = {name: getattr(checked, name) for name in ("rows", "largest_error", "tolerance")}
+        print_json(found)
     else:
         for mismatch in mismatches:
             typer.echo(f"{mismatch.file}: {mismatch.problem}")
+        if checked:
+            typer.echo(
+                f"{checked.rows} rows made anew, largest error {checked.largest_error:.2e} of {checked.tolerance:.0e}"
+            )
         typer.echo(f"{counted} shards, {rows} rows, {len(mismatches)} mismatches")
     if mismatches:
         raise typer.Exit(EXIT_MISMATCH)
+
+
+@app.command()
+def repair(
+    folder: Annotated[Path, typer.Argument(help="Folder of strip or embedding shards.")],
+    origin: Annotated[
+        str | None,
+        typer.Option("--from", help="Corpus of strips, or strips of embeddings.", show_default="a Hub corpus, toy"),
+    ] = None,
+    model: MadeBy = None,
+    device: Annotated[str | None, typer.Option(help="Where the tower runs.")] = None,
+    json_: Json = False,  # noqa: FBT002
+) -> None:
+    """Make the missing and damaged shards of a folder again, with the settings of its manifest."""
+    from rotdata import shards
+    from rotdata.repair import repair as mend
+
+    manifest = shards.Manifest.load(folder)
+    before = [entry for entry in manifest.shards.values() if not shards.intact(folder, entry)]
+    lacking = len(manifest.planned) - len(manifest.shards)
+    summary = mend(folder, origin, _encoder_of(manifest, model, device))
+    say(f"{len(before) + lacking} shards made again")
+    _finish(summary, folder, max_rejects=1, as_json=json_, more={"repaired": len(before) + lacking})
+
+
+@app.command()
+def push(
+    folder: Annotated[Path, typer.Argument(help="Finished folder of strips or embeddings.")],
+    repo: Annotated[str, typer.Argument(help="Dataset of the Hub, OWNER/NAME.")],
+    config: Annotated[
+        str | None,
+        typer.Option(
+            help="Name of the configuration; one that is given replaces what is there.",
+            show_default="CORPUS-MODEL-FONT-SIZEpx",
+        ),
+    ] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new dataset private.")] = False,  # noqa: FBT002
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Print the card, and write nothing.")] = False,  # noqa: FBT002
+    json_: Json = False,  # noqa: FBT002
+) -> None:
+    """Publish a folder of shards as a dataset of the Hub, with a card; the same command resumes."""
+    from rotdata import hub
+
+    pushed = hub.push(folder, repo, config=config, private=private, dry_run=dry_run)
+    if json_:
+        print_json(dataclasses.asdict(pushed))
+        return
+    if dry_run:
+        typer.echo(pushed.card)
+    verb = "would be uploaded" if dry_run else "uploaded"
+    say(
+        f"{pushed.url}: {pushed.config}, split {pushed.split}: {pushed.files_uploaded} files, "
+        f"{pushed.bytes_uploaded / 1e6:.1f} MB {verb}, {pushed.files_unchanged} there already"
+    )
+
+
+@app.command()
+def pull(
+    repo: Annotated[str, typer.Argument(help="Dataset of the Hub, OWNER/NAME.")],
+    out: Out,
+    config: Annotated[str | None, typer.Option(help="Configuration, where the dataset has several.")] = None,
+    split: Annotated[str | None, typer.Option(help="Split, where the configuration has several.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch, tag or commit.")] = None,
+    overwrite: Overwrite = False,  # noqa: FBT002
+    json_: Json = False,  # noqa: FBT002
+) -> None:
+    """Fetch a published folder, byte for byte, and verify it."""
+    from rotdata import hub, pipeline
+
+    manifest = hub.pull(repo, out, config=config, split=split, revision=revision, overwrite=overwrite)
+    _finish(pipeline.summarise(manifest, seconds=0), out, max_rejects=1, as_json=json_)
 
 
 @app.command()
@@ -442,6 +530,20 @@ def doctor(json_: Json = False) -> None:  # noqa: FBT002
 def main() -> None:
     """Entry point of the console script."""
     run_app(app)
+
+
+def _encoder_of(manifest: Manifest, model: str | None, device: str | None) -> LazyEncoder | None:
+    """The encoder of embeddings, from what their manifest says; None for strips."""
+    if manifest.encoder is None:
+        return None
+    from rotdata.encoders import LazyEncoder, Placement, default_device
+    from rotdata.models import find_model
+
+    folder = find_model(model or manifest.encoder["model"], revision=None if model else manifest.encoder["revision"])
+    kernel = manifest.settings.get("attention", "grouped")
+    return LazyEncoder(
+        folder, Placement(device=device or default_device(), dtype=manifest.encoder["dtype"], kernel=kernel)
+    )
 
 
 def _part(shard: str | None) -> tuple[int, int] | None:

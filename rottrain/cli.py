@@ -21,7 +21,13 @@ app = typer.Typer(
 )
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")]
-Shards = Annotated[Path, typer.Option("--shards", help="Folder that rotdata embed made.")]
+Shards = Annotated[
+    str,
+    typer.Option(
+        "--shards",
+        help="Folder that rotdata embed made, or OWNER/NAME[@REVISION][/CONFIG[/SPLIT]] on the Hub.",
+    ),
+]
 Model = Annotated[str, typer.Option("--model", help="tiny, qwen3-vl[-2b|-4b|-8b], a model's folder or a Hub id.")]
 Out = Annotated[
     Path, typer.Option("--out", help="Folder of the checkpoint; a stopped run of the same thing is resumed.")

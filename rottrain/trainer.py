@@ -35,6 +35,7 @@ from transformers import (
     set_seed,
 )
 
+from rotdata import hub
 from rotdata.console import say
 from rotdata.encoders import tower_sha256
 from rotdata.errors import CheckpointError, Interrupted, OutputOccupied, ShardMismatch, TrainingError
@@ -65,9 +66,12 @@ class Outcome:
 
 
 def run_stage1(
-    shards: Path, model: str, out: Path, config: Stage1Config, *, resume: str = "auto", limit: int | None = None
+    shards: Path | str, model: str, out: Path, config: Stage1Config, *, resume: str = "auto", limit: int | None = None
 ) -> Outcome:
-    """Train the projection head on frozen language model and frozen targets."""
+    """Train the projection head on frozen language model and frozen targets.
+
+    `shards` is a folder, or a dataset of the Hub as `rotdata.hub.locate` takes it, which is then streamed.
+    """
     data, folder = _open(shards, model)
     set_seed(config.seed)
     backbone = load_backbone(folder, config.precision)
@@ -82,7 +86,7 @@ def run_stage1(
 
 
 def run_stage2(
-    shards: Path,
+    shards: Path | str,
     model: str,
     start: Path,
     out: Path,
@@ -459,9 +463,9 @@ def _resume_from(out: Path, resume: str) -> str | None:
     return resume
 
 
-def _open(shards: Path, model: str) -> tuple[EmbeddingShards, ModelFolder]:
+def _open(shards: Path | str, model: str) -> tuple[EmbeddingShards, ModelFolder]:
     """Shards and model folder, refused if the shards were not made by this very model's tower."""
-    data = EmbeddingShards(shards)
+    data = EmbeddingShards(hub.locate(shards) if isinstance(shards, str) else shards)
     folder = find_model(model)
     width = folder.config().get("text_config", {}).get("hidden_size")
     encoder = data.manifest.encoder or {}
