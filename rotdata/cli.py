@@ -206,7 +206,13 @@ def embed(
     devices: Annotated[
         str | None, typer.Option(help="Comma-separated devices, a process each; all is every GPU.")
     ] = None,
-    num_proc: Annotated[int, typer.Option(min=1, help="Processes on a CPU, which share its threads.")] = 1,
+    num_proc: Annotated[
+        int, typer.Option(min=1, help="Processes on a CPU, which share its threads; actors of the engine ray.")
+    ] = 1,
+    engine: Annotated[
+        Literal["local", "ray"],
+        typer.Option(help="ray: actors of the cluster that RAY_ADDRESS names, each on the same device."),
+    ] = "local",
     threads: Annotated[int | None, typer.Option(min=1, help="Threads of a CPU that one process computes with.")] = None,
     patches_per_call: Annotated[
         int | None,
@@ -241,7 +247,7 @@ def embed(
     before = pipeline.Chosen() if overwrite else pipeline.chosen(out)
     same = before.model in {model, HUB_MODELS.get(model.lower())}
     folder = find_model(model, revision=before.revision if same else None)
-    places = _places(device, devices, num_proc)
+    places = _places(device, devices, num_proc, engine)
     first = places[0] if places else device or default_device()
     precision = dtype if dtype != "auto" else before.dtype or default_precision(first)
     kernel = before.kernel or default_kernel(first, precision)
@@ -258,7 +264,7 @@ def embed(
     shared = threads or max(1, torch.get_num_threads() // max(1, len(places)))
     team = [encoder.on(place, threads=shared) for place in places]
     mode = runs.Mode(overwrite=overwrite, retry_rejects=retry_rejects, part=_part(shard))
-    summary = pipeline.embed(strips, encoder, out, settings=settings, team=team, mode=mode)
+    summary = pipeline.embed(strips, encoder, out, settings=settings, team=team, engine=engine, mode=mode)
     _finish(summary, out, max_rejects, as_json=json_)
 
 
@@ -558,10 +564,16 @@ def _part(shard: str | None) -> tuple[int, int] | None:
     return int(index), int(count)
 
 
-def _places(device: str | None, devices: str | None, num_proc: int) -> list[str]:
-    """The device of each process; none if this one does the work."""
+def _places(device: str | None, devices: str | None, num_proc: int, engine: str) -> list[str]:
+    """The device of each process or actor; none if this process does the work."""
     from rotdata.errors import UsageError
 
+    if engine == "ray":
+        if devices is not None:
+            raise UsageError("--engine ray places its actors itself: --num-proc says how many, --device on what")
+        from rotdata.encoders import default_device
+
+        return [device or default_device()] * num_proc
     if devices is None:
         if num_proc > 1 and device not in {None, "cpu"}:
             raise UsageError(f"--num-proc shares a CPU, --device says {device}: --devices names a device a process")

@@ -9,16 +9,12 @@ from __future__ import annotations
 
 import errno
 import hashlib
-import html
 import io
-import json
 import os
 import re
 import shutil
 import time
-import unicodedata
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
@@ -29,22 +25,16 @@ from urllib.parse import unquote
 from tqdm import tqdm
 
 from rotdata import shards
+from rotdata.card import CARD, describe, schema_of, write_card
 from rotdata.console import say
 from rotdata.errors import OutputOccupied, RotError, ShardError, UsageError
-from rotdata.png import decode_png, encode_png
 from rotdata.shards import MANIFEST, REJECTS, Manifest, ShardEntry
-from rotdata.stats import Distribution
-from rotdata.strips import StripStyle, renderer
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
     from huggingface_hub.hf_api import RepoFile
 
 T = TypeVar("T")
-
-CARD = "README.md"
-PICTURE = "strip.png"
 
 _FILES_PER_COMMIT = 50
 _BYTES_PER_COMMIT = 5 << 30  # an interrupted push begins again at its last commit, though not its uploads
@@ -52,9 +42,7 @@ _LARGEST_READ = 64 << 20
 _BLOCK_BYTES = 1 << 20  # read ahead: more than a footer, far less than a row group
 _WAITS_S = (1.0, 3.0)
 _PARTIAL = ".pull"  # within the folder, so that what has arrived is moved and not copied
-_PICTURE_LATENTS = 40
 _LISTED = 5
-_WIDEST = 1 << 20  # values of a latent
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 _SPLIT = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
@@ -63,7 +51,6 @@ _ADDRESS = re.compile(
     r"(?:/(?P<config>[^/@]+))?(?:/(?P<split>[^/@]+))?/?"
 )
 _SHARD = re.compile(r".*-\d{5}-of-\d{5}\.parquet")
-_FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(?P<yaml>.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
 
 
 class HubError(RotError):
@@ -238,10 +225,6 @@ class _Place:
     def manifest(self) -> str:
         return f"{self.folder}/{MANIFEST}"
 
-    @property
-    def picture(self) -> str:
-        return f"{self.config}/{PICTURE}"
-
 
 @dataclass(frozen=True, slots=True)
 class _Upload:
@@ -329,12 +312,15 @@ def _publishable(folder: Path) -> Manifest:
         )
     _, found = shards.verify(folder)
     if found:
-        listed = "; ".join(f"{each.file}: {each.problem}" for each in found[:_LISTED])
-        more = f" and {len(found) - _LISTED} more" if len(found) > _LISTED else ""
         raise ShardError(
-            f"{folder} is not what its manifest says ({listed}{more}): the command that made it repairs it, then push"
+            f"{folder} is not what its manifest says ({_listed(found)}): the command that made it repairs it, then push"
         )
     return manifest
+
+
+def _listed(found: Sequence[shards.Mismatch]) -> str:
+    listed = "; ".join(f"{each.file}: {each.problem}" for each in found[:_LISTED])
+    return f"{listed} and {len(found) - _LISTED} more" if len(found) > _LISTED else listed
 
 
 def _check_repo(repo: str) -> None:
@@ -400,7 +386,7 @@ def _check_vacant(head: _Head, place: _Place, manifest: Manifest, *, replace: bo
     """Whether another folder is replaced. Raises UsageError if it must not be, or beside splits of another kind."""
     replaced = False
     for split in head.splits().get(place.config, []):
-        there = load_manifest(head.in_folder(f"{place.config}/{split}"))
+        there = Manifest.load(head.in_folder(f"{place.config}/{split}"))
         if split != place.split:
             if _sort(there) != _sort(manifest):
                 raise UsageError(
@@ -434,21 +420,13 @@ def _closing(
     folder: Path, manifest: Manifest, head: _Head, place: _Place, *, replaced: bool
 ) -> tuple[list[_Upload], str]:
     """What makes a folder of shards whole: manifest, rejects, a picture where there is none yet, and the card."""
-    picture, example = _example(folder, manifest, place)
-    section = Section(
-        repo=place.repo,
-        config=place.config,
-        manifest=manifest,
-        latents=_latents(folder, manifest),
-        example=example,
-        renew_example=replaced,
-    )
+    section = describe(folder, manifest, repo=place.repo, config=place.config, renew_example=replaced)
     card = write_card(_readme(head), section)
     closing = [_Upload(f"{place.folder}/{MANIFEST}", folder / MANIFEST), _Upload(CARD, card.encode())]
     if (folder / REJECTS).exists():
         closing.append(_Upload(f"{place.folder}/{REJECTS}", folder / REJECTS))
-    if picture is not None and (replaced or place.picture not in head.files):
-        closing.append(_Upload(place.picture, picture))
+    if section.picture is not None and (replaced or section.picture_path not in head.files):
+        closing.append(_Upload(section.picture_path, section.picture))
     return closing, card
 
 
@@ -507,48 +485,6 @@ def _entries(manifest: Manifest) -> list[ShardEntry]:
     return [entry for _, entry in sorted(manifest.shards.items())]
 
 
-def _latents(folder: Path, manifest: Manifest) -> Distribution:
-    counts = Counter[int]()
-    for entry in _entries(manifest):
-        counts.update(shards.read_table(folder, entry, ["num_latents"]).column("num_latents").to_pylist())
-    return Distribution.of(counts)
-
-
-def _example(folder: Path, manifest: Manifest, place: _Place) -> tuple[bytes | None, str]:
-    """A picture of a strip's beginning, None where it can't be drawn here, and what the card says of its row."""
-    entry = next((entry for entry in _entries(manifest) if entry.rows), None)
-    if entry is None:
-        return None, ""
-    columns = ["id", "question", "cot", "answer", "spans", *(["image"] if _is_strips(manifest) else [])]
-    row = shards.read_table(folder, entry, columns).slice(0, 1).to_pylist()[0]
-    picture = _picture(row, manifest)
-    return picture, _example_text(row, place.picture if picture else None)
-
-
-def _picture(row: Mapping[str, Any], manifest: Manifest) -> bytes | None:
-    """The first latents of a row's strip as PNG."""
-    try:
-        pixels = decode_png(row["image"]["bytes"]) if _is_strips(manifest) else _drawn_again(row, manifest)
-    except (RotError, OSError, SyntaxError, TypeError, ValueError):
-        return None
-    if pixels is None:
-        return None
-    factor = int(manifest.style["style"]["height_px"])
-    return encode_png(pixels[:, : _PICTURE_LATENTS * factor] if len(pixels) == factor else pixels)
-
-
-def _drawn_again(row: Mapping[str, Any], manifest: Manifest) -> Any:
-    """The strip that a row was embedded from; None if this machine draws in another way."""
-    draw = renderer(StripStyle(**manifest.style["style"]))
-    if draw.fingerprint["sha256"] != manifest.style["sha256"]:
-        return None
-    return draw.render(row["cot"][: row["spans"][-1]] if row["spans"] else row["cot"]).pixels
-
-
-def _is_strips(manifest: Manifest) -> bool:
-    return manifest.kind == "strips"
-
-
 # ---- pull
 
 
@@ -571,7 +507,7 @@ def pull(
     """
     _check_repo(repo)
     files = _find(repo, config, split, revision)
-    manifest = load_manifest(files)
+    manifest = Manifest.load(files)
     wanted = _wanted(files, manifest)
     out.mkdir(parents=True, exist_ok=True)
     with shards.locked(out):
@@ -588,44 +524,10 @@ def pull(
         manifest.save(out)
         _, found = shards.verify(out)
     if found:
-        listed = "; ".join(f"{each.file}: {each.problem}" for each in found[:_LISTED])
-        raise ShardError(f"{files} is not what its manifest says ({listed}): don't trust it, or have it pushed again")
+        raise ShardError(
+            f"{files} is not what its manifest says ({_listed(found)}): don't trust it, or have it pushed again"
+        )
     return manifest
-
-
-def load_manifest(files: HubFiles) -> Manifest:
-    """The manifest of a published folder, which a stranger may have written. Raises ShardError, HubError."""
-    try:
-        manifest = Manifest.load(files)
-        strange = next(_strange(manifest), None)
-    except (AttributeError, KeyError, TypeError, ValueError, RecursionError) as error:
-        strange = type(error).__name__
-    if strange:
-        raise ShardError(f"{files}/{MANIFEST} is not one that this toolkit writes ({strange}): don't trust it")
-    return manifest
-
-
-def _strange(manifest: Manifest) -> Iterator[str]:
-    """What no manifest of ours has; after the first, later ones may not be askable."""
-    if manifest.kind not in ("strips", "embeddings"):
-        yield "kind"
-    described = (manifest.source, manifest.style, manifest.settings, manifest.survey, manifest.encoder or {})
-    if not all(isinstance(each, dict) for each in described):
-        yield "a description"
-    if (manifest.kind == "strips") != (manifest.encoder is None):
-        yield "encoder"
-    if manifest.encoder is not None:
-        width, store = manifest.encoder.get("width"), manifest.settings.get("store", "float16")
-        if type(width) is not int or not 0 < width <= _WIDEST or store not in ("float16", "float32", "int8"):
-            yield "width or store"
-    counts = [manifest.plan.rows_in, manifest.plan.rows_per_shard, manifest.plan.num_shards]
-    for entry in manifest.shards.values():
-        counts += [entry.rows, entry.rejected, entry.latents, entry.bytes, entry.truncated, entry.added]
-        counts += entry.row_groups
-        if not re.fullmatch("[0-9a-f]{64}", entry.sha256):
-            yield "sha256"
-    if any(type(count) is not int or count < 0 for count in counts):
-        yield "a count"
 
 
 @dataclass(frozen=True, slots=True)
@@ -747,7 +649,7 @@ def _check_columns(out: Path, files: HubFiles, manifest: Manifest) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    expected = _schema(manifest)
+    expected = schema_of(manifest)
     for entry in _entries(manifest):
         try:
             columns = pq.read_schema(out / entry.file)
@@ -755,13 +657,6 @@ def _check_columns(out: Path, files: HubFiles, manifest: Manifest) -> None:
             raise ShardError(f"{files}/{entry.file} is no Parquet file ({_tidy(str(error))}): don't trust it") from None
         if not columns.equals(expected):
             raise ShardError(f"{files}/{entry.file} has other columns than {manifest.kind} have: don't trust it")
-
-
-def _schema(manifest: Manifest) -> pa.Schema:
-    """The columns of a folder's shards."""
-    if manifest.encoder is None:
-        return shards.strip_schema()
-    return shards.embedding_schema(int(manifest.encoder["width"]), manifest.settings.get("store", "float16"))
 
 
 def _forwarding(bar: tqdm) -> type[tqdm]:
@@ -826,352 +721,6 @@ def _chosen(asked: str | None, choices: Sequence[str], what: str, option: str) -
         problem = "name one of" if asked is None else f"{asked!r} is none of"
         raise UsageError(f"{problem} the {what}, with {option} or after a slash: {', '.join(choices)}")
     return asked
-
-
-# ---- card
-
-
-@dataclass(frozen=True, kw_only=True)
-class Section:
-    """What a card says of a configuration, as far as one pushed folder knows it."""
-
-    repo: str
-    config: str
-    manifest: Manifest
-    latents: Distribution
-    """Latents a row."""
-    example: str
-    """Markdown of a row and its picture."""
-    renew_example: bool = False
-    """Whether it takes the place of the one that the card has, which may be another split's."""
-
-
-_LICENCES = {
-    "gsm8k": ("mit", "MIT, see https://github.com/openai/grade-school-math"),
-    "math": ("mit", "MIT, see https://github.com/hendrycks/math"),
-    "toy": ("apache-2.0", "Apache-2.0, generated by this toolkit"),
-}
-_UNKNOWN_LICENCE = ("other", "not known to this toolkit: check the source's licence before you pass this dataset on")
-_ROT = (
-    "wang2026render", "Render-of-Thought: Rendering Textual Chain-of-Thought as Images for Visual Latent Reasoning",
-    "Wang, Yifan and Li, Shiyu and Li, Peiming and Yang, Xiaochen and Tang, Yang and Wei, Zheng", 2026, "2601.14750",
-)  # fmt: skip
-_COBBE = (
-    "cobbe2021training", "Training Verifiers to Solve Math Word Problems", "Cobbe, Karl and others", 2021, "2110.14168",
-)  # fmt: skip
-_DENG = (
-    "deng2023implicit", "Implicit Chain of Thought Reasoning via Knowledge Distillation", "Deng, Yuntian and others",
-    2023, "2311.01460",
-)  # fmt: skip
-_HENDRYCKS = (
-    "hendrycks2021measuring", "Measuring Mathematical Problem Solving With the MATH Dataset",
-    "Hendrycks, Dan and others", 2021, "2103.03874",
-)  # fmt: skip
-_PATEL = (
-    "patel2021nlp", "Are NLP Models really able to Solve Simple Math Word Problems?", "Patel, Arkil and others", 2021,
-    "2103.07191",
-)  # fmt: skip
-_ROY = ("roy2015solving", "Solving General Arithmetic Word Problems", "Roy, Subhro and Roth, Dan", 2015, "1608.01413")
-_GAO = ("gao2022pal", "PAL: Program-aided Language Models", "Gao, Luyu and others", 2022, "2211.10435")
-_PAPERS = {
-    "gsm8k": [_COBBE],
-    "gsm8k-aug": [_COBBE, _DENG],
-    "gsm8k-aug-nl": [_COBBE, _DENG],
-    "math": [_HENDRYCKS],
-    "svamp": [_PATEL],
-    "multiarith": [_ROY],
-    "gsm-hard": [_GAO],
-}
-"""Corpus -> key, title, authors, year and arXiv number of what to cite."""
-
-_MEANINGS = {
-    "id": "of the row in its corpus",
-    "question": "",
-    "cot": "the chain of thought, as drawn",
-    "answer": "",
-    "image": "the strip: grey, one latent high",
-    "width": "of the strip in pixels",
-    "num_latents": "K",
-    "spans": "K + 1 offsets in code points: latent k shows `cot[spans[k]:spans[k + 1]]`",
-    "embedding": "K vectors, as the language model receives them",
-    "scale": "one a latent: a stored value times its scale is the value",
-}
-_TAGS = ["render-of-thought", "chain-of-thought", "latent-reasoning"]
-_SIZES = [(10**exponent, f"{low}<n<{high}") for exponent, low, high in (
-    (4, "1K", "10K"), (5, "10K", "100K"), (6, "100K", "1M"), (7, "1M", "10M"), (8, "10M", "100M"),
-)]  # fmt: skip
-
-
-def write_card(readme: str | None, section: Section) -> str:
-    """The card of a dataset with a configuration entered; what else `readme` says, in words or metadata, stays.
-
-    Raises UsageError for metadata that is no YAML.
-    """
-    import yaml
-
-    metadata_text, metadata, body = _parsed(readme, section.repo)
-    merged = _merged(metadata, section)
-    if merged != metadata:
-        metadata_text = yaml.safe_dump(merged, sort_keys=False, allow_unicode=True, width=1000)
-    if readme is None:
-        name = section.repo.partition("/")[2]
-        body = f"# {_inline(name)}\n"
-    body = _with_block(body, section.config, _section_text(section, _block(body, section.config) or ""))
-    return f"---\n{metadata_text.rstrip()}\n---\n{body}"
-
-
-def _parsed(readme: str | None, repo: str) -> tuple[str, dict[str, Any], str]:
-    """A card's metadata, as text and as read, and the rest."""
-    import yaml
-
-    found = _FRONT_MATTER.match(readme or "")
-    if found is None:
-        return "", {}, readme or ""
-    try:
-        metadata = yaml.safe_load(found["yaml"])
-    except (yaml.YAMLError, ValueError, RecursionError):
-        metadata = "broken"
-    metadata = {} if metadata is None else metadata
-    if not isinstance(metadata, dict) or not isinstance(metadata.get("configs", []), list):
-        raise UsageError(
-            f"the metadata at the top of {repo}'s {CARD} is not the YAML that the Hub reads: repair it there"
-        )
-    return found["yaml"], metadata, (readme or "")[found.end() :]
-
-
-def _merged(metadata: Mapping[str, Any], section: Section) -> dict[str, Any]:
-    """A card's metadata with a configuration entered."""
-    manifest = section.manifest
-    merged = dict(metadata)
-    licence = _LICENCES.get(manifest.corpus, _UNKNOWN_LICENCE)[0]
-    known = any(
-        isinstance(entry, dict) and entry.get("config_name") == section.config for entry in _listed(metadata, "configs")
-    )
-    if not known:  # later on the licence is what people made of it
-        licences = [*_listed(metadata, "license"), licence]
-        merged["license"] = licences[0] if len(set(licences)) == 1 else list(dict.fromkeys(licences))
-    merged.setdefault("language", ["en"])
-    merged.setdefault("task_categories", ["text-generation"])
-    merged.setdefault("pretty_name", f"Render-of-Thought: {section.repo.partition('/')[2]}")
-    merged["tags"] = list(dict.fromkeys([*_listed(metadata, "tags"), *_TAGS]))
-    merged["size_categories"] = _largest(
-        [*_listed(metadata, "size_categories"), _size_category(manifest.total("rows"))]
-    )
-    merged["configs"] = _configs(_listed(metadata, "configs"), section)
-    return merged
-
-
-def _configs(entries: Sequence[Any], section: Section) -> list[Any]:
-    """The configurations of a card, with the split of one entered."""
-    split = section.manifest.split
-    ours = {"split": split, "path": f"{section.config}/{split}/*.parquet"}
-    configs = []
-    seen = False
-    for entry in entries:
-        if isinstance(entry, dict) and entry.get("config_name") == section.config and not seen:
-            seen = True
-            others = [
-                each for each in _listed(entry, "data_files") if isinstance(each, dict) and each.get("split") != split
-            ]
-            place = [each.get("split") if isinstance(each, dict) else None for each in _listed(entry, "data_files")]
-            at = place.index(split) if split in place else len(others)
-            configs.append(entry | {"data_files": [*others[:at], ours, *others[at:]]})
-        else:
-            configs.append(entry)
-    return configs if seen else [*configs, {"config_name": section.config, "data_files": [ours]}]
-
-
-def _listed(metadata: Mapping[str, Any], key: str) -> list[Any]:
-    """A value that may be one or several."""
-    value = metadata.get(key)
-    if value is None:
-        return []
-    return value if isinstance(value, list) else [value]
-
-
-def _size_category(rows: int) -> str:
-    if rows < 1000:
-        return "n<1K"
-    return next((name for limit, name in _SIZES if rows < limit), "100M<n<1B")
-
-
-def _largest(categories: Sequence[Any]) -> list[Any]:
-    order = ["n<1K", *(name for _, name in _SIZES), "100M<n<1B"]
-    known = [category for category in categories if category in order]
-    return [max(known, key=order.index)] if len(known) == len(categories) else list(dict.fromkeys(categories))
-
-
-def _marks(key: str) -> tuple[str, str]:
-    return f"<!-- rotdata:begin {key} -->\n", f"<!-- rotdata:end {key} -->\n"
-
-
-def _extent(text: str, key: str) -> tuple[int, int] | None:
-    """Where a marked part begins and ends, its marks included."""
-    begin, end = _marks(key)
-    start = text.rfind(begin)
-    stop = text.find(end, start) if start >= 0 else -1
-    return None if stop < 0 else (start, stop + len(end))
-
-
-def _block(text: str, key: str) -> str | None:
-    """A marked part of a card, its marks included."""
-    extent = _extent(text, key)
-    return None if extent is None else text[slice(*extent)]
-
-
-def _with_block(text: str, key: str, content: str) -> str:
-    """A card with a marked part put in, in its place or at the end."""
-    begin, end = _marks(key)
-    block = f"{begin}{content}{end}"
-    extent = _extent(text, key)
-    if extent is not None:
-        return text[: extent[0]] + block + text[extent[1] :]
-    return (text.rstrip("\n") + "\n\n" if text.strip() else "") + block
-
-
-def _section_text(section: Section, earlier: str) -> str:
-    """What a card says of a configuration; of its other splits and its example what it said before."""
-    config, manifest = section.config, section.manifest
-    splits = {name: text for name in _splits_told(earlier, config) if (text := _block(earlier, f"{config}/{name}"))}
-    splits[manifest.split] = _with_block("", f"{config}/{manifest.split}", _split_text(section))
-    example = None if section.renew_example else _block(earlier, f"{config} example")
-    if example is None:
-        example = _with_block("", f"{config} example", section.example)
-    parts = [
-        f"## {config}\n",
-        _introduction(manifest),
-        example,
-        "### Columns\n",
-        _columns_table(manifest),
-        "### Splits\n",
-        *(splits[name] for name in sorted(splits)),
-        "### Use\n",
-        _usage(section, "train" if "train" in splits else min(splits)),
-        "### Licence and citation\n",
-        _rights(manifest.corpus),
-    ]
-    return "\n".join(parts)
-
-
-def _splits_told(text: str, config: str) -> list[str]:
-    return re.findall(rf"^<!-- rotdata:begin {re.escape(config)}/([\w.]+) -->$", text, re.MULTILINE)
-
-
-def _introduction(manifest: Manifest) -> str:
-    style, encoder = manifest.style["style"], manifest.encoder
-    corpus, font = _inline(manifest.corpus), _inline(style["font"])
-    size_px, height_px = _inline(style["font_size_px"]), _inline(style["height_px"])
-    shape = "one line" if style["layout"] == "line" else "lines wrapped into a square"
-    drawn = (
-        f"The chains of thought of the corpus {corpus}, each drawn as a picture of {shape} ({font}, {size_px} px, "
-        f"lines of {height_px} px): a strip, cut into squares of that side, the latents."
-    )
-    if encoder is None:
-        return f"{drawn}\n"
-    revision = f" at revision {_inline(encoder['revision'])}" if encoder.get("revision") else ""
-    return (
-        f"{drawn} Here are not the strips but what the frozen vision tower of {_inline(encoder['model'])}{revision} "
-        f"makes of them: for each latent a vector of {_inline(encoder['width'])} values, the target of latent "
-        "reasoning after Render-of-Thought ([arXiv 2601.14750](https://arxiv.org/abs/2601.14750)).\n"
-    )
-
-
-def _example_text(row: Mapping[str, Any], picture: str | None) -> str:
-    """A row and the beginning of its strip. Its words are in <pre>, escaped: nothing in them is markup."""
-    shown = f"![the beginning of a strip]({picture})\n\n" if picture else ""
-    words = "\n".join(
-        f"{name}: {html.escape(_plain(str(row[name]), 2000))}" for name in ("id", "question", "cot", "answer")
-    )
-    return f"{shown}<pre>\n{words}\n</pre>\n"
-
-
-def _columns_table(manifest: Manifest) -> str:
-    schema = _schema(manifest)
-    return _table(
-        ("column", "type", ""),
-        [(name, f"`{kind}`", _MEANINGS[name]) for name, kind in zip(schema.names, schema.types, strict=True)],
-    )
-
-
-def _split_text(section: Section) -> str:
-    manifest, spread = section.manifest, section.latents
-    counts = ("rows", "rejected", "latents", "mean K", "median K", "max K", "bytes")
-    numbers = (
-        manifest.total("rows"), manifest.total("rejected"), manifest.total("latents"), spread.mean, spread.median,
-        spread.max, manifest.total("bytes"),
-    )  # fmt: skip
-    encoder = manifest.encoder or {}
-    told = {
-        "source": manifest.source,
-        "style": manifest.style["style"],
-        "SHA-256 of the style, its fonts and glyphs": manifest.style["sha256"],
-        "encoder": encoder.get("model"),
-        "revision": encoder.get("revision"),
-        "SHA-256 of the tower's weights": encoder.get("tower_sha256"),
-        "arithmetic": encoder.get("dtype"),
-        "settings": manifest.settings,
-        "fingerprint": manifest.fingerprint,
-    }
-    provenance = [(name, _inline(_in_words(value))) for name, value in told.items() if value is not None]
-    return "\n".join(
-        [
-            f"#### {manifest.split}\n",
-            _table(counts, [tuple(map(str, numbers))]),
-            _table(("made from", ""), provenance),
-        ]
-    )
-
-
-def _in_words(value: Any) -> str:
-    """A value of a manifest as people would write it."""
-    if isinstance(value, dict):
-        return ", ".join(f"{name.replace('_', ' ')} {_in_words(each)}" for name, each in sorted(value.items()))
-    return value if isinstance(value, str) and value.strip() else json.dumps(value, ensure_ascii=False)
-
-
-def _usage(section: Section, split: str) -> str:
-    repo, config = section.repo, section.config
-    address = f"{repo}/{config}/{split}"
-    load = f'import datasets\n\nrows = datasets.load_dataset("{repo}", "{config}", split="{split}")'
-    pull = f"rotdata pull {repo} --config {config} --split {split} --out shards"
-    if section.manifest.encoder is None:
-        embed, train = "rotdata embed shards --out embeddings", "rottrain stage1 --shards embeddings --out run"
-        shell = f"{pull}\n{embed}\n{train}"
-    else:
-        load += '.with_format("arrow")  # the torch format turns every value into 32 bits'
-        shell = f"rottrain stage1 --shards {address} --out run  # streamed\n{pull}  # or fetched first"
-    return f"```python\n{load}\n```\n\n```sh\n{shell}\n```\n"
-
-
-def _rights(corpus: str) -> str:
-    licence = _LICENCES.get(corpus, _UNKNOWN_LICENCE)[1]
-    entries = "\n\n".join(_bibtex(*paper) for paper in [_ROT, *_PAPERS.get(corpus, [])])
-    return f"Licence of the corpus {_inline(corpus)}: {licence}.\n\n```bibtex\n{entries}\n```\n"
-
-
-def _bibtex(key: str, title: str, authors: str, year: int, arxiv: str) -> str:
-    fields = {"title": title, "author": authors, "year": year, "eprint": arxiv, "archivePrefix": "arXiv"}
-    lines = "".join(f"  {name} = {{{value}}},\n" for name, value in fields.items())
-    return f"@misc{{{key},\n{lines}}}"
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = [head, ["---"] * len(head), *rows]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
-
-
-def _inline(value: Any) -> str:
-    """A value for a line of Markdown: what is no letter, digit or plain sign becomes a character reference."""
-    shown = _plain(str(value), 2000).replace("\n", " ")
-    return "".join(each if each.isalnum() or each in " ,-/" else f"&#{ord(each)};" for each in shown)
-
-
-def _plain(text: str, longest: int) -> str:
-    """Text that turns nothing around it: controls, overrides and surrogates replaced, cut where it is too long."""
-    shown = text if len(text) <= longest else f"{text[:longest]}..."
-    return "".join(
-        each if each == "\n" or unicodedata.category(each)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for each in shown
-    )
 
 
 # ---- errors of the client

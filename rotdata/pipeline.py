@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Literal
 import pyarrow as pa
 
 from rotdata import corpora, runs, shards
+from rotdata.cluster import RayWork
 from rotdata.embedding import IN_FLIGHT, EmbedJob, EmbedSettings, EmbedShards
+from rotdata.encoders import LazyEncoder
 from rotdata.errors import ShardError, ShardMismatch, UsageError
 from rotdata.png import encode_png
 from rotdata.strips import MissingGlyph, Renderer, Strip, StripStyle, renderer
@@ -23,6 +25,7 @@ DEFAULT_ROWS_PER_SHARD = 1000
 DEFAULT_MAX_LATENTS = 4096
 
 TooLong = Literal["reject", "truncate", "split"]
+Engine = Literal["local", "ray"]
 
 _AS_THEY_ARE = EmbedSettings()
 
@@ -123,12 +126,14 @@ def embed(
     *,
     settings: EmbedSettings = _AS_THEY_ARE,
     team: Sequence[Encoder] = (),
+    engine: Engine = "local",
     mode: runs.Mode = runs.RESUME,
 ) -> Summary:
     """Embed the strip shards in `strips` into embedding shards in `out`, one for one.
 
     With a `team`, each of its encoders works in a process of its own, which it is sent to; they have `encoder`'s
-    identity, and `encoder` itself does nothing.
+    identity, and `encoder` itself does nothing. With the engine `ray` they are actors of a Ray cluster, all like the
+    first of them.
 
     Raises ShardMismatch for strips of another factor than the encoder's, ShardError, OutputOccupied, Interrupted.
     """
@@ -142,7 +147,13 @@ def embed(
         return EmbedJob(shard, origin.shards[shard], out / manifest.shard_file(shard))
 
     makers = [EmbedShards(strips=strips, encoder=each, settings=settings) for each in team or (encoder,)]
-    work = runs.Workers(makers=makers, job=job, ahead=IN_FLIGHT) if team else runs.here(makers[0], job)
+    if engine == "ray":
+        on_gpu = isinstance(makers[0].encoder, LazyEncoder) and makers[0].encoder.where.device.startswith("cuda")
+        work: runs.Work = RayWork(maker=makers[0], job=job, actors=len(makers), gpus=int(on_gpu))
+    elif team:
+        work = runs.Workers(makers=makers, job=job, ahead=IN_FLIGHT)
+    else:
+        work = runs.here(makers[0], job)
     seconds = runs.run(out, manifest, work, mode=mode, verb="embed")
     return summarise(shards.Manifest.load(out), seconds)
 

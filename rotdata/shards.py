@@ -14,11 +14,12 @@ import hashlib
 import json
 import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Protocol
+from types import UnionType
+from typing import Any, BinaryIO, Literal, Protocol, get_args, get_origin, get_type_hints
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +36,10 @@ REJECTS = "rejects.jsonl"
 Kind = Literal["strips", "embeddings"]
 
 _SAFE_NAME = re.compile(r"\w[\w.-]*")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_LARGEST_COUNT = 1 << 63  # not reached
+_WIDEST = 1 << 20  # values of a latent
+_DEEPEST = 32  # levels within a manifest, whose readers recurse
 _ROW_GROUP_BYTES = 64 << 20  # raw; the Hub viewer wants row groups below 100 MB
 
 
@@ -193,7 +198,10 @@ class Manifest:
 
     @classmethod
     def load(cls, folder: Path | Files) -> Manifest:
-        """Read and check manifest.json. Raises ShardError if it is missing, damaged, or of a later version."""
+        """Read and check manifest.json, which a stranger may have written.
+
+        Raises ShardError if it is missing, damaged, of a later version, or not one that this toolkit writes.
+        """
         file = f"{folder}/{MANIFEST}"
         try:
             stored = (LocalFiles(folder) if isinstance(folder, Path) else folder).read(MANIFEST)
@@ -202,13 +210,15 @@ class Manifest:
             raise ShardError(
                 f"{folder} holds no {MANIFEST}: it is no folder of shards, or its first run never began"
             ) from None
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             raise ShardError(f"{file} can't be read ({error}): restore it, or make the shards again") from error
         version = content.get("schema_version") if isinstance(content, dict) else None
         if not isinstance(version, int) or version > SCHEMA_VERSION:
             raise ShardError(
-                f"{file} has schema version {version}, this release reads up to {SCHEMA_VERSION}: upgrade it"
+                f"{file} has schema version {version!r}, this release reads up to {SCHEMA_VERSION}: upgrade it"
             )
+        if _deeper(content, _DEEPEST):
+            raise _untrusted(file, f"more than {_DEEPEST} levels")
         exact = stored == _manifest_bytes(content)
         checksum = content.pop("checksum", None)
         if not exact or checksum != _digest(content):
@@ -219,9 +229,31 @@ class Manifest:
             manifest = cls(**content)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise ShardError(f"{file} lacks or adds fields ({error}): it is of another release") from error
-        if strange := manifest._strange_names():
-            raise ShardError(f"{file} names files that can't be its own ({strange[0]!r}): don't trust where it is from")
+        if (strange := next(manifest._strange_values(), None)) is not None:
+            raise _untrusted(file, strange)
+        if names := manifest._strange_names():
+            raise ShardError(f"{file} names files that can't be its own ({names[0]!r}): don't trust where it is from")
         return manifest
+
+    def _strange_values(self) -> Iterator[str]:
+        """Names of what no manifest of ours holds; to be asked for one by one, since later ones rely on the earlier."""
+        yield from _misfits(Manifest, [self])
+        yield from _misfits(Plan, [self.plan])
+        yield from _misfits(ShardEntry, self.shards.values())
+        if self.plan.rows_per_shard < 1 or self.plan.num_shards < 1:
+            yield "plan"
+        if self.part is not None and not (len(self.part) == 2 and 1 <= self.part[0] <= self.part[1]):
+            yield "part"
+        if not all(_SHA256.fullmatch(entry.sha256) for entry in self.shards.values()):
+            yield "sha256"
+        if (self.kind == "strips") != (self.encoder is None):
+            yield "encoder"
+        if self.encoder is not None:
+            width = self.encoder.get("width")
+            if type(width) is not int or not 0 < width <= _WIDEST:
+                yield "encoder.width"
+            if not _fits(self.settings.get("store", "float16"), Store):
+                yield "settings.store"
 
     def _strange_names(self) -> list[str]:
         """Names of shards that the plan would not give, and so may lie outside of the folder."""
@@ -656,6 +688,38 @@ def _flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def _misfits(kind: type, records: Iterable[Any]) -> Iterator[str]:
+    """Names of a dataclass's fields whose values, as JSON gave them, are not of their types."""
+    types = get_type_hints(kind).items()
+    return (name for record in records for name, expected in types if not _fits(getattr(record, name), expected))
+
+
+def _fits(value: Any, expected: Any) -> bool:
+    """Whether a value is of a field's type; an integer is a count, and true is none."""
+    kind, inner = get_origin(expected) or expected, get_args(expected)
+    if kind is Literal:
+        return value in inner
+    if kind is UnionType:
+        return any(_fits(value, each) for each in inner)
+    if kind is list:
+        return isinstance(value, list) and all(_fits(each, inner[0]) for each in value)
+    if kind is int:
+        return type(value) is int and 0 <= value < _LARGEST_COUNT
+    return isinstance(value, kind)
+
+
+def _deeper(value: Any, levels: int) -> bool:
+    """Whether a value read from JSON has more levels."""
+    if not isinstance(value, (dict, list)):
+        return False
+    inner = value.values() if isinstance(value, dict) else value
+    return levels == 0 or any(_deeper(each, levels - 1) for each in inner)
+
+
+def _untrusted(file: str, strange: str) -> ShardError:
+    return ShardError(f"{file} is not one that this toolkit writes ({strange}): don't trust where it is from")
 
 
 def _manifest_bytes(content: dict[str, Any]) -> bytes:

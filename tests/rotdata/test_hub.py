@@ -18,6 +18,7 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 
+from rotdata import card as cards
 from rotdata import hub, shards
 from rotdata.errors import RotError, ShardError, UsageError
 from rotdata.shards import EmbeddingShards, Manifest
@@ -284,24 +285,21 @@ def test_a_card_with_broken_metadata_is_refused(toy_strips: Path) -> None:
     section = section_of(toy_strips)
     for broken in ("---\n[\n---\n", "---\n- a list\n---\n", "---\nconfigs: 3\n---\n"):
         with pytest.raises(UsageError, match="not the YAML that the Hub reads"):
-            hub.write_card(broken, section)
+            cards.write_card(broken, section)
 
 
 def test_a_card_keeps_what_it_is_given(toy_strips: Path) -> None:
     section = section_of(toy_strips)
     for readme in ("", "---\n---\n", "Words", "---\nlicense: mit\n---\nWords\n---\nmore\n"):
-        card = hub.write_card(readme, section)
-        assert hub.write_card(card, section) == card
+        card = cards.write_card(readme, section)
+        assert cards.write_card(card, section) == card
         assert card.count("<!-- rotdata:begin strips -->") == 1
         assert readme.rpartition("---\n")[2].strip() in card
 
 
-def section_of(folder: Path) -> hub.Section:
+def section_of(folder: Path) -> cards.Section:
     """What a card is told of a folder."""
-    manifest = Manifest.load(folder)
-    return hub.Section(
-        repo=REPO, config="strips", manifest=manifest, latents=hub._latents(folder, manifest), example=""
-    )
+    return cards.describe(folder, Manifest.load(folder), repo=REPO, config="strips")
 
 
 def test_text_of_rows_is_no_markup_in_the_card(tmp_path: Path) -> None:
@@ -321,7 +319,7 @@ def test_text_of_rows_is_no_markup_in_the_card(tmp_path: Path) -> None:
 
 def test_values_of_manifests_are_no_markup_in_the_card() -> None:
     for value in ("<b>", "*a*", "a|b", "`a`", "[a](b)", "a\nb", "\ud800", "&lt;", "_a_", "www.a.b", "\\"):
-        assert not set(hub._inline(value)) & set("<>*|`[]()\n_.\\\ud800")
+        assert not set(cards._inline(value)) & set("<>*|`[]()\n_.\\\ud800")
 
 
 # ---- before anything is sent
@@ -652,7 +650,7 @@ def test_hostile_datasets_are_refused(
     assert "has 4976 bytes, its manifest says 10000000000000000 bytes" in pulled["a/huge"]
     assert pulled["a/liar"].startswith("HubError")
     assert "needs 10000000.0 GB more" in pulled["a/liar"]
-    assert "is not one that this toolkit writes (a count)" in pulled["a/words"]
+    assert "is not one that this toolkit writes (bytes)" in pulled["a/words"]
     assert "has other columns than embeddings have: don't trust it" in pulled["a/columns"]
     assert "has other columns than its manifest says: don't trust it" in read["a/columns"]
     assert "has another SHA-256 than its manifest says" in pulled["a/forged"]

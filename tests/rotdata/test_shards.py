@@ -23,7 +23,7 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from PIL import Image
 
-from rotdata import pipeline
+from rotdata import pipeline, shards
 from rotdata.corpora import Source, read
 from rotdata.errors import OutputOccupied, ShardError
 from rotdata.shards import (
@@ -560,6 +560,100 @@ def test_a_manifest_with_a_shard_beyond_its_plan_is_refused(strips: Path) -> Non
     edit_manifest(strips, lambda manifest: manifest.shards.update({3: manifest.shards[2]}))
     with pytest.raises(ShardError, match="can't be its own"):
         Manifest.load(strips)
+
+
+def edit_json(folder: Path, path: str, value: Any) -> None:
+    """Put a value at a dotted path of the manifest, whatever it does to it, with a checksum that fits."""
+    content = json.loads((folder / MANIFEST).read_text())
+    del content["checksum"]
+    *names, last = path.split(".")
+    inner = content
+    for name in names:
+        inner = inner[name]
+    inner[last] = value
+    content["checksum"] = shards._digest(content)
+    (folder / MANIFEST).write_bytes(shards._manifest_bytes(content))
+
+
+COUNTS = [
+    "schema_version",
+    *(f"plan.{name}" for name in ("rows_in", "rows_per_shard", "num_shards")),
+    *(f"shards.0.{name}" for name in ("rows", "rejected", "latents", "bytes", "truncated", "added", "halved")),
+]
+NO_COUNTS = [-1, 1.0, "1", True, None, [], {}, 1 << 63, float("nan")]
+TEXTS = ["corpus", "split", "shards.0.file", "shards.0.sha256", "shards.0.rejects_sha256"]
+DESCRIPTIONS = ["source", "style", "settings", "survey", "plan", "shards", "shards.0"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        *((path, value) for path in COUNTS for value in NO_COUNTS),
+        *((path, value) for path in TEXTS for value in (0, None, [], {"a": 1})),
+        *((path, value) for path in DESCRIPTIONS for value in (0, None, [], "words", [1, 2])),
+        *(("shards.0.row_groups", value) for value in (4, None, "4", {}, [[4]], [-4], [True], [4.0], ["4"], [None])),
+        *(("shards.0.rounding", value) for value in (None, "0", [0.0], 1)),
+        *(("shards.0.sha256", value) for value in ("", "0" * 63, "0" * 65, "Z" * 64, "0" * 64 + "\n")),
+        *(("kind", value) for value in ("pictures", "", None, 0, ["strips"], "strips")),
+        *(("encoder", value) for value in (None, 0, [], "tower", {})),
+        *(("encoder.width", value) for value in (0, -4, 4.0, "4", True, None, [], 10**9)),
+        *(("settings.store", value) for value in ("float64", None, 0, ["float16"], {})),
+        *(("part", value) for value in ([], [1], [0, 2], [3, 2], [1, 0], [1, 2, 3], [1, "2"], [True, 2], 1, "1/2", {})),
+        *(("plan.num_shards", value) for value in (0, 1, 2)),
+        ("plan.rows_per_shard", 0),
+        *((f"shards.{index}", {}) for index in ("0", "-1", "1.5", "first", "", "9" * 5000)),
+        ("shards.0.more", 1),
+        ("plan.more", 1),
+        ("more", 1),
+        ("checksum", 1),
+    ],
+)  # fmt: skip
+def test_a_manifest_of_other_types_than_ours_is_refused(embeddings: Path, path: str, value: Any) -> None:
+    edit_json(embeddings, path, value)
+    with pytest.raises(ShardError) as refused:
+        Manifest.load(embeddings)
+    assert str(embeddings / MANIFEST) in str(refused.value)
+    assert verify(embeddings) == (None, [Mismatch(MANIFEST, str(refused.value))])
+
+
+@pytest.mark.parametrize("path", ["survey.x", "style.x", "source", "shards.0.row_groups"])
+@pytest.mark.parametrize("levels", [40, 300])
+def test_a_manifest_of_very_many_levels_is_refused(strips: Path, path: str, levels: int) -> None:
+    for level in ("list", "dict"):
+        value: Any = 0
+        for _ in range(levels):
+            value = [value] if level == "list" else {"x": value}
+        edit_json(strips, path, value)
+        with pytest.raises(ShardError, match="more than 32 levels"):
+            Manifest.load(strips)
+
+
+@pytest.mark.parametrize("opening", ["[", '{"x":'])
+def test_a_manifest_too_deep_to_be_parsed_is_refused(strips: Path, opening: str) -> None:
+    (strips / MANIFEST).write_text(opening * 200_000)
+    with pytest.raises(ShardError, match="can't be read"):
+        Manifest.load(strips)
+
+
+@given(data=st.data())
+def test_no_value_in_a_manifest_is_a_traceback(data: st.DataObject, toy_embeddings: Path) -> None:
+    content = json.loads((toy_embeddings / MANIFEST).read_text())
+    paths = [*content, *(f"{name}.{key}" for name in ("plan", "encoder", "settings", "style") for key in content[name])]
+    path = data.draw(st.sampled_from([*paths, *(f"shards.1.{name}" for name in content["shards"]["1"])]))
+    simple = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
+    value = data.draw(st.recursive(simple, lambda inner: st.lists(inner) | st.dictionaries(st.text(), inner)))
+    with tempfile.TemporaryDirectory() as name:
+        shutil.copy(toy_embeddings / MANIFEST, name)
+        edit_json(Path(name), path, value)
+        try:
+            loaded = Manifest.load(Path(name))
+        except ShardError:
+            return
+    assert loaded.finished in (True, False)
+    assert loaded.rows_done <= loaded.total("rows") + loaded.total("rejected")
+    assert loaded.fingerprint
+    assert loaded.encoding_fingerprint
+    assert loaded.differences(loaded) == []
 
 
 def test_a_shard_of_another_schema_is_refused_when_it_is_read(embeddings: Path) -> None:

@@ -1,0 +1,461 @@
+"""The card of a dataset, README.md on the Hub: metadata in YAML, and a section for each configuration pushed.
+
+A card is entered into, never replaced: what people wrote around the marked parts stays. Words of rows and manifests are
+escaped, nothing in them is markup.
+"""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import yaml
+
+from rotdata import shards
+from rotdata.errors import RotError, UsageError
+from rotdata.png import decode_png, encode_png
+from rotdata.shards import Manifest
+from rotdata.stats import Distribution
+from rotdata.strips import StripStyle, renderer
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+CARD = "README.md"
+
+_PICTURE_LATENTS = 40
+_LONGEST = 2000  # characters of a value
+_FRONT_MATTER = re.compile(r"\A---[ \t]*\r?\n(?P<yaml>.*?)^---[ \t]*(?:\r?\n|\Z)", re.DOTALL | re.MULTILINE)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Section:
+    """What a card says of a configuration, as far as one pushed folder knows it."""
+
+    repo: str
+    config: str
+    manifest: Manifest
+    latents: Distribution
+    """Latents a row."""
+    row: Mapping[str, Any] | None
+    """The example; None if there are no rows."""
+    picture: bytes | None
+    """The beginning of its strip as PNG; None where it can't be drawn here."""
+    renew_example: bool = False
+    """Whether it takes the place of the one that the card has, which may be another split's."""
+
+    @property
+    def picture_path(self) -> str:
+        """Where in the dataset the picture lies."""
+        return f"{self.config}/strip.png"
+
+
+def describe(folder: Path, manifest: Manifest, *, repo: str, config: str, renew_example: bool = False) -> Section:
+    """What there is to say of a finished folder. Raises ShardError."""
+    counts = Counter[int]()
+    for _, entry in sorted(manifest.shards.items()):
+        counts.update(shards.read_table(folder, entry, ["num_latents"]).column("num_latents").to_pylist())
+    columns = ["id", "question", "cot", "answer", "spans", *(["image"] if manifest.kind == "strips" else [])]
+    row = next(shards.sample(folder, manifest, 1, columns), None)
+    return Section(
+        repo=repo,
+        config=config,
+        manifest=manifest,
+        latents=Distribution.of(counts),
+        row=row,
+        picture=None if row is None else _picture(row, manifest),
+        renew_example=renew_example,
+    )
+
+
+def write_card(readme: str | None, section: Section) -> str:
+    """The card of a dataset with a configuration entered; what else `readme` says, in words or metadata, stays.
+
+    Raises UsageError for metadata that is no YAML.
+    """
+    metadata_text, metadata, body = _parsed(readme, section.repo)
+    merged = _merged(metadata, section)
+    if merged != metadata:
+        metadata_text = yaml.safe_dump(merged, sort_keys=False, allow_unicode=True, width=1000)
+    if readme is None:
+        body = f"# {_inline(_title(section))}\n"
+    body = _with_block(body, section.config, _section_text(section, _block(body, section.config) or ""))
+    return f"---\n{metadata_text.rstrip()}\n---\n{body}"
+
+
+def schema_of(manifest: Manifest) -> pa.Schema:
+    """The columns of a folder's shards."""
+    if manifest.encoder is None:
+        return shards.strip_schema()
+    return shards.embedding_schema(manifest.encoder["width"], manifest.settings.get("store", "float16"))
+
+
+def _picture(row: Mapping[str, Any], manifest: Manifest) -> bytes | None:
+    """The first latents of a row's strip."""
+    try:
+        pixels = decode_png(row["image"]["bytes"]) if manifest.kind == "strips" else _drawn_again(row, manifest)
+    except (RotError, OSError, SyntaxError, TypeError, ValueError):
+        return None
+    if pixels is None:
+        return None
+    factor = int(manifest.style["style"]["height_px"])
+    return encode_png(pixels[:, : _PICTURE_LATENTS * factor] if len(pixels) == factor else pixels)
+
+
+def _drawn_again(row: Mapping[str, Any], manifest: Manifest) -> NDArray[Any] | None:
+    """The strip that a row was embedded from; None if this machine draws in another way."""
+    draw = renderer(StripStyle(**manifest.style["style"]))
+    if draw.fingerprint["sha256"] != manifest.style["sha256"]:
+        return None
+    return draw.render(row["cot"][: row["spans"][-1]] if row["spans"] else row["cot"]).pixels
+
+
+# ---- licences and papers
+
+
+class _Paper(NamedTuple):
+    key: str
+    title: str
+    authors: str
+    year: int
+    arxiv: str
+
+
+_LICENCES = {
+    "gsm8k": ("mit", "MIT, see https://github.com/openai/grade-school-math"),
+    "math": ("mit", "MIT, see https://github.com/hendrycks/math"),
+    "toy": ("apache-2.0", "Apache-2.0, generated by this toolkit"),
+}
+"""Corpus -> licence as the Hub names it, and in words."""
+_UNKNOWN_LICENCE = ("other", "not known to this toolkit: check the source's licence before you pass this dataset on")
+_ROT = _Paper(
+    "wang2026render", "Render-of-Thought: Rendering Textual Chain-of-Thought as Images for Visual Latent Reasoning",
+    "Wang, Yifan and Li, Shiyu and Li, Peiming and Yang, Xiaochen and Tang, Yang and Wei, Zheng", 2026, "2601.14750",
+)  # fmt: skip
+_COBBE = _Paper(
+    "cobbe2021training", "Training Verifiers to Solve Math Word Problems", "Cobbe, Karl and others", 2021, "2110.14168",
+)  # fmt: skip
+_DENG = _Paper(
+    "deng2023implicit", "Implicit Chain of Thought Reasoning via Knowledge Distillation", "Deng, Yuntian and others",
+    2023, "2311.01460",
+)  # fmt: skip
+_HENDRYCKS = _Paper(
+    "hendrycks2021measuring", "Measuring Mathematical Problem Solving With the MATH Dataset",
+    "Hendrycks, Dan and others", 2021, "2103.03874",
+)  # fmt: skip
+_PATEL = _Paper(
+    "patel2021nlp", "Are NLP Models really able to Solve Simple Math Word Problems?", "Patel, Arkil and others", 2021,
+    "2103.07191",
+)  # fmt: skip
+_ROY = _Paper(
+    "roy2015solving", "Solving General Arithmetic Word Problems", "Roy, Subhro and Roth, Dan", 2015, "1608.01413",
+)  # fmt: skip
+_GAO = _Paper("gao2022pal", "PAL: Program-aided Language Models", "Gao, Luyu and others", 2022, "2211.10435")
+_PAPERS = {
+    "gsm8k": [_COBBE],
+    "gsm8k-aug": [_COBBE, _DENG],
+    "gsm8k-aug-nl": [_COBBE, _DENG],
+    "math": [_HENDRYCKS],
+    "svamp": [_PATEL],
+    "multiarith": [_ROY],
+    "gsm-hard": [_GAO],
+}
+"""Corpus -> what to cite beside Render-of-Thought."""
+
+
+# ---- metadata
+
+_TAGS = ["render-of-thought", "chain-of-thought", "latent-reasoning"]
+_SIZES = {
+    "n<1K": 10**3, "1K<n<10K": 10**4, "10K<n<100K": 10**5, "100K<n<1M": 10**6, "1M<n<10M": 10**7, "10M<n<100M": 10**8,
+    "100M<n<1B": 10**9,
+}  # fmt: skip
+"""The Hub's size categories, in order, and the number of rows that is too large for each."""
+
+
+def _parsed(readme: str | None, repo: str) -> tuple[str, dict[str, Any], str]:
+    """A card's metadata, as text and as read, and the rest."""
+    readme = readme or ""
+    found = _FRONT_MATTER.match(readme)
+    if found is None:
+        return "", {}, readme
+    try:
+        metadata = yaml.safe_load(found["yaml"])
+    except (yaml.YAMLError, ValueError, RecursionError):
+        metadata = "broken"
+    metadata = {} if metadata is None else metadata
+    if not isinstance(metadata, dict) or not isinstance(metadata.get("configs", []), list):
+        raise UsageError(
+            f"the metadata at the top of {repo}'s {CARD} is not the YAML that the Hub reads: repair it there"
+        )
+    return found["yaml"], metadata, readme[found.end() :]
+
+
+def _merged(metadata: Mapping[str, Any], section: Section) -> dict[str, Any]:
+    """A card's metadata with a configuration entered."""
+    manifest, configs = section.manifest, _listed(metadata, "configs")
+    merged = dict(metadata)
+    if _position(configs, section.config) is None:  # later on the licence is what people made of it
+        licence, _ = _LICENCES.get(manifest.corpus, _UNKNOWN_LICENCE)
+        licences = _distinct([*_listed(metadata, "license"), licence])
+        merged["license"] = licences[0] if len(licences) == 1 else licences
+    merged.setdefault("language", ["en"])
+    merged.setdefault("task_categories", ["text-generation"])
+    merged.setdefault("pretty_name", f"Render-of-Thought: {_title(section)}")
+    merged["tags"] = _distinct([*_listed(metadata, "tags"), *_TAGS])
+    merged["size_categories"] = _largest(
+        [*_listed(metadata, "size_categories"), _size_category(manifest.total("rows"))]
+    )
+    merged["configs"] = _configs(configs, section)
+    return merged
+
+
+def _configs(configs: Sequence[Any], section: Section) -> list[Any]:
+    """The configurations of a card, with the split of one entered."""
+    split = section.manifest.split
+    ours = {"split": split, "path": f"{section.config}/{split}/*.parquet"}
+    at = _position(configs, section.config)
+    if at is None:
+        return [*configs, {"config_name": section.config, "data_files": [ours]}]
+    files = [each for each in _listed(configs[at], "data_files") if isinstance(each, dict)]
+    splits = [each.get("split") for each in files]
+    place = splits.index(split) if split in splits else len(files)
+    others = [each for each in files if each.get("split") != split]
+    return [*configs[:at], configs[at] | {"data_files": [*others[:place], ours, *others[place:]]}, *configs[at + 1 :]]
+
+
+def _position(configs: Sequence[Any], config: str) -> int | None:
+    """Where a configuration stands."""
+    names = [each.get("config_name") if isinstance(each, dict) else None for each in configs]
+    return names.index(config) if config in names else None
+
+
+def _listed(metadata: Mapping[str, Any], key: str) -> list[Any]:
+    """A value that may be one or several."""
+    value = metadata.get(key)
+    if value is None:
+        return []
+    return value if isinstance(value, list) else [value]
+
+
+def _distinct(values: Sequence[Any]) -> list[Any]:
+    return [value for at, value in enumerate(values) if value not in values[:at]]  # not all of YAML can be hashed
+
+
+def _size_category(rows: int) -> str:
+    return next((name for name, limit in _SIZES.items() if rows < limit), list(_SIZES)[-1])
+
+
+def _largest(categories: Sequence[Any]) -> list[Any]:
+    order = list(_SIZES)
+    return [max(categories, key=order.index)] if all(each in order for each in categories) else _distinct(categories)
+
+
+def _title(section: Section) -> str:
+    return section.repo.partition("/")[2]
+
+
+# ---- marked parts
+
+
+def _marked(key: str, content: str) -> str:
+    begin, end = _marks(key)
+    return f"{begin}{content}{end}"
+
+
+def _marks(key: str) -> tuple[str, str]:
+    return f"<!-- rotdata:begin {key} -->\n", f"<!-- rotdata:end {key} -->\n"
+
+
+def _extent(text: str, key: str) -> slice | None:
+    """Where a marked part is, its marks included."""
+    begin, end = _marks(key)
+    start = text.rfind(begin)
+    stop = text.find(end, start) if start >= 0 else -1
+    return None if stop < 0 else slice(start, stop + len(end))
+
+
+def _block(text: str, key: str) -> str | None:
+    """A marked part of a card, its marks included."""
+    extent = _extent(text, key)
+    return None if extent is None else text[extent]
+
+
+def _with_block(text: str, key: str, content: str) -> str:
+    """A card with a marked part put in, in its place or at the end."""
+    extent = _extent(text, key)
+    if extent is not None:
+        return text[: extent.start] + _marked(key, content) + text[extent.stop :]
+    return (text.rstrip("\n") + "\n\n" if text.strip() else "") + _marked(key, content)
+
+
+# ---- the section of a configuration
+
+_MEANINGS = {
+    "id": "of the row in its corpus",
+    "question": "",
+    "cot": "the chain of thought, as drawn",
+    "answer": "",
+    "image": "the strip: grey, one latent high",
+    "width": "of the strip in pixels",
+    "num_latents": "K",
+    "spans": "K + 1 offsets in code points: latent k shows `cot[spans[k]:spans[k + 1]]`",
+    "embedding": "K vectors, as the language model receives them",
+    "scale": "one a latent: a stored value times its scale is the value",
+}
+
+
+def _section_text(section: Section, earlier: str) -> str:
+    """What a card says of a configuration; of its other splits and its example what it said before."""
+    config, manifest = section.config, section.manifest
+    splits = {name: text for name in _splits_told(earlier, config) if (text := _block(earlier, f"{config}/{name}"))}
+    splits[manifest.split] = _marked(f"{config}/{manifest.split}", _split_text(section))
+    example = None if section.renew_example else _block(earlier, f"{config} example")
+    parts = [
+        f"## {config}\n",
+        _introduction(manifest),
+        _marked(f"{config} example", _example(section)) if example is None else example,
+        "### Columns\n",
+        _columns(manifest),
+        "### Splits\n",
+        *(splits[name] for name in sorted(splits)),
+        "### Use\n",
+        _usage(section, "train" if "train" in splits else min(splits)),
+        "### Licence and citation\n",
+        _rights(manifest.corpus),
+    ]
+    return "\n".join(parts)
+
+
+def _splits_told(text: str, config: str) -> list[str]:
+    return re.findall(rf"^<!-- rotdata:begin {re.escape(config)}/([\w.]+) -->$", text, re.MULTILINE)
+
+
+def _introduction(manifest: Manifest) -> str:
+    style, encoder = manifest.style["style"], manifest.encoder
+    corpus, font = _inline(manifest.corpus), _inline(style["font"])
+    size_px, height_px = _inline(style["font_size_px"]), _inline(style["height_px"])
+    shape = "one line" if style["layout"] == "line" else "lines wrapped into a square"
+    drawn = (
+        f"The chains of thought of the corpus {corpus}, each drawn as a picture of {shape} ({font}, {size_px} px, "
+        f"lines of {height_px} px): a strip, cut into squares of that side, the latents."
+    )
+    if encoder is None:
+        return f"{drawn}\n"
+    revision = f" at revision {_inline(encoder['revision'])}" if encoder.get("revision") else ""
+    return (
+        f"{drawn} Here are not the strips but what the frozen vision tower of {_inline(encoder['model'])}{revision} "
+        f"makes of them: for each latent a vector of {_inline(encoder['width'])} values, the target of latent "
+        "reasoning after Render-of-Thought ([arXiv 2601.14750](https://arxiv.org/abs/2601.14750)).\n"
+    )
+
+
+def _example(section: Section) -> str:
+    """A row and the beginning of its strip; its words are in <pre>."""
+    if section.row is None:
+        return ""
+    shown = f"![the beginning of a strip]({section.picture_path})\n\n" if section.picture else ""
+    words = "\n".join(
+        f"{name}: {html.escape(_plain(section.row[name]))}" for name in ("id", "question", "cot", "answer")
+    )
+    return f"{shown}<pre>\n{words}\n</pre>\n"
+
+
+def _columns(manifest: Manifest) -> str:
+    schema = schema_of(manifest)
+    rows = [(name, f"`{kind}`", _MEANINGS[name]) for name, kind in zip(schema.names, schema.types, strict=True)]
+    return _table(("column", "type", ""), rows)
+
+
+def _split_text(section: Section) -> str:
+    manifest, spread, encoder = section.manifest, section.latents, section.manifest.encoder or {}
+    counted = {
+        "rows": manifest.total("rows"),
+        "rejected": manifest.total("rejected"),
+        "latents": manifest.total("latents"),
+        "mean K": spread.mean,
+        "median K": spread.median,
+        "max K": spread.max,
+        "bytes": manifest.total("bytes"),
+    }
+    made_from = {
+        "source": manifest.source,
+        "style": manifest.style["style"],
+        "SHA-256 of the style, its fonts and glyphs": manifest.style["sha256"],
+        "encoder": encoder.get("model"),
+        "revision": encoder.get("revision"),
+        "SHA-256 of the tower's weights": encoder.get("tower_sha256"),
+        "arithmetic": encoder.get("dtype"),
+        "settings": manifest.settings,
+        "fingerprint": manifest.fingerprint,
+    }
+    provenance = [(name, _inline(_in_words(value))) for name, value in made_from.items() if value is not None]
+    counts = _table(list(counted), [list(map(str, counted.values()))])
+    return f"#### {manifest.split}\n\n{counts}\n{_table(('made from', ''), provenance)}"
+
+
+def _usage(section: Section, split: str) -> str:
+    repo, config = section.repo, section.config
+    load = f'import datasets\n\nrows = datasets.load_dataset("{repo}", "{config}", split="{split}")'
+    pull = f"rotdata pull {repo} --config {config} --split {split} --out shards"
+    if section.manifest.encoder is None:
+        embed, train = "rotdata embed shards --out embeddings", "rottrain stage1 --shards embeddings --out run"
+        shell = f"{pull}\n{embed}\n{train}"
+    else:
+        load += '.with_format("arrow")  # the torch format turns every value into 32 bits'
+        train = f"rottrain stage1 --shards {repo}/{config}/{split} --out run"
+        shell = f"{train}  # streamed\n{pull}  # or fetched first"
+    return f"```python\n{load}\n```\n\n```sh\n{shell}\n```\n"
+
+
+def _rights(corpus: str) -> str:
+    _, licence = _LICENCES.get(corpus, _UNKNOWN_LICENCE)
+    entries = "\n\n".join(map(_bibtex, [_ROT, *_PAPERS.get(corpus, [])]))
+    return f"Licence of the corpus {_inline(corpus)}: {licence}.\n\n```bibtex\n{entries}\n```\n"
+
+
+def _bibtex(paper: _Paper) -> str:
+    fields = {
+        "title": paper.title, "author": paper.authors, "year": paper.year, "eprint": paper.arxiv,
+        "archivePrefix": "arXiv",
+    }  # fmt: skip
+    lines = "".join(f"  {name} = {{{value}}},\n" for name, value in fields.items())
+    return f"@misc{{{paper.key},\n{lines}}}"
+
+
+# ---- Markdown
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = [head, ["---"] * len(head), *rows]
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _in_words(value: Any) -> str:
+    """A value of a manifest as people would write it."""
+    if isinstance(value, dict):
+        return ", ".join(f"{name.replace('_', ' ')} {_in_words(each)}" for name, each in sorted(value.items()))
+    return value if isinstance(value, str) and value.strip() else json.dumps(value, ensure_ascii=False)
+
+
+def _inline(value: Any) -> str:
+    """A value for a line of Markdown: what is no letter, digit or plain sign becomes a character reference."""
+    shown = _plain(value).replace("\n", " ")
+    return "".join(each if each.isalnum() or each in " ,-/" else f"&#{ord(each)};" for each in shown)
+
+
+def _plain(value: Any) -> str:
+    """Text that turns nothing around it: controls, overrides and surrogates replaced, cut where it is too long."""
+    text = str(value)
+    shown = text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return "".join(
+        each if each == "\n" or unicodedata.category(each)[0] != "C" else "\N{REPLACEMENT CHARACTER}" for each in shown
+    )
