@@ -15,6 +15,7 @@ MODULES = {
     "read": "read",
     "read-bytes": "read",
     "embed-naive": "embed_naive",
+    "embed-naive-4b": "embed_naive",
     "embed-limit": "embed_limit",
     "embed-limit-tiny": "embed_limit",
     "embed-limit-4b": "embed_limit",

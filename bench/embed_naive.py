@@ -1,4 +1,7 @@
-"""embed-naive: packed strips against one image at a time through the stock processor (resizing off) and the tower."""
+"""embed-naive, embed-naive-4b: packed strips against one image at a time.
+
+The baseline goes through the stock processor, resizing off, and the tower.
+"""
 
 from __future__ import annotations
 
@@ -12,26 +15,28 @@ from transformers import AutoConfig, Qwen3VLVisionModel
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from bench.common import compare, toy_texts
-from bench.models import tiny
-from rotdata.encoders import load_encoder, quiet_loading
+from bench.models import tiny, tower_4b
+from rotdata.encoders import CPU_PATCHES_PER_CALL, Precision, default_precision, load_encoder, quiet_loading
+from rotdata.models import ModelFolder
 from rotdata.patches import calls
-from rotdata.pipeline import DEFAULT_PATCHES_PER_CALL
 from rotdata.strips import StripStyle, render
-
-STRIPS = 256
 
 
 def figures() -> Iterator[dict[str, Any]]:
-    """The embed-naive figure, on tiny's tower in fp32."""
-    folder = tiny()
-    encoder = load_encoder(folder, dtype="float32", device="cpu")
-    pictures = [render(text, StripStyle()).pixels for text in toy_texts(STRIPS)]
+    """Of tiny's tower in fp32, and of one of Qwen3-VL-4B's shape as embed would run it here."""
+    yield _figure("embed-naive", tiny(), 256, "float32")
+    yield _figure("embed-naive-4b", tower_4b(), 32, default_precision("cpu"))
+
+
+def _figure(name: str, folder: ModelFolder, strips: int, dtype: Precision) -> dict[str, Any]:
+    encoder = load_encoder(folder, dtype=dtype, device="cpu")
+    pictures = [render(text, StripStyle()).pixels for text in toy_texts(strips)]
     with quiet_loading():
         tower = Qwen3VLVisionModel.from_pretrained(
             folder.path,
             config=AutoConfig.from_pretrained(folder.path).vision_config,
             key_mapping={r"^model\.visual\.": ""},
-            dtype=torch.float32,
+            dtype=getattr(torch, dtype),
         )
     processor = Qwen2VLImageProcessorPil(
         do_resize=False,
@@ -46,7 +51,7 @@ def figures() -> Iterator[dict[str, Any]]:
 
     def ours() -> list[np.ndarray]:
         latents: list[np.ndarray] = [np.empty(0)] * len(pictures)
-        for call in calls(sizes, DEFAULT_PATCHES_PER_CALL):
+        for call in calls(sizes, CPU_PATCHES_PER_CALL):
             for index, rows in zip(call, encoder.encode([pictures[i] for i in call]), strict=True):
                 latents[index] = rows
         return latents
@@ -56,10 +61,10 @@ def figures() -> Iterator[dict[str, Any]]:
         latents = []
         for image in images:
             inputs = processor(image, return_tensors="pt")
-            output = tower(inputs["pixel_values"], grid_thw=inputs["image_grid_thw"])
-            latents.append(output.pooler_output.numpy())
+            output = tower(inputs["pixel_values"].to(tower.dtype), grid_thw=inputs["image_grid_thw"])
+            latents.append(output.pooler_output.float().numpy())
         return latents
 
     difference = max(np.abs(a - b).max() for a, b in zip(ours(), one_at_a_time(), strict=True))
-    figure = compare("embed-naive", ours, one_at_a_time, units=STRIPS, unit="strips/s")
-    yield figure | {"largest_difference": float(difference)}
+    figure = compare(name, ours, one_at_a_time, units=strips, unit="strips/s", dtype=dtype)
+    return figure | {"largest_difference": float(difference)}
