@@ -27,6 +27,7 @@ _EXTRAS = {
 }
 _HUB_TIMEOUT_S = 5
 _LOW_DISK_GB = 20
+_WORTH_IT = 1.3  # times as fast, beyond what noise gives
 _MATRIX = 1024
 
 
@@ -98,14 +99,18 @@ def _devices() -> Iterator[Finding]:
     except ImportError as error:
         yield Finding(name="devices", status="problem", found=str(error), remedy="install torch")
         return
+    from rotdata.encoders import default_kernel, default_precision
+
     threads = torch.get_num_threads()
     gain = _bfloat16_gain()
-    advice = "" if gain < 1.3 else "embed with --dtype bfloat16 on this CPU"
+    chosen = default_precision("cpu")
+    better = "bfloat16" if gain >= _WORTH_IT else "float32"
     yield Finding(
         name="cpu",
         status="ok",
-        found=f"{os.cpu_count()} cores, {threads} threads; bfloat16 products run {gain:.1f} times as fast as float32",
-        remedy=advice,
+        found=f"{os.cpu_count()} cores, {threads} threads; bfloat16 products run {gain:.1f} times as fast as float32; "
+        f"embed computes in {chosen}",
+        remedy="" if chosen == better else f"embed with --dtype {better} on this CPU",
     )
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
@@ -116,7 +121,9 @@ def _devices() -> Iterator[Finding]:
                 found=f"{torch.cuda.get_device_name(index)}, {free / 2**30:.1f} of {total / 2**30:.1f} GiB free, "
                 f"{'bfloat16' if torch.cuda.is_bf16_supported() else 'no bfloat16'}",
             )
-        yield Finding(name="attention on cuda", status="ok", found=", ".join(_cuda_attention()) or "plain")
+        kernel = default_kernel("cuda", default_precision("cuda"))
+        there = ", ".join(_cuda_attention()) or "plain"
+        yield Finding(name="attention on cuda", status="ok", found=f"embed takes {kernel}; there are {there}")
     elif torch.backends.mps.is_available():
         yield Finding(name="mps", status="ok", found="available")
     else:
