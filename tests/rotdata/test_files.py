@@ -51,14 +51,14 @@ def as_csv(rows: list[dict[str, str]], delimiter: str = ",") -> bytes:
         ("rows.json", LINES),  # JSON lines, whatever the name
         ("rows.txt", LINES),
         ("rows", LINES),
-        ("rows.dat", gzip.compress(LINES)),
-        ("rows.jsonl.gz", gzip.compress(LINES)),
+        ("rows.dat", gzip.compress(LINES, mtime=0)),
+        ("rows.jsonl.gz", gzip.compress(LINES, mtime=0)),
         ("rows.json", json.dumps(ROWS).encode()),
         ("rows.json", json.dumps(ROWS, indent=1).encode()),
         ("rows.jsonl", json.dumps(ROWS, indent=1).encode()),
         ("rows.json.gz", gzip.compress(json.dumps({"version": 1, "data": ROWS}).encode())),
         ("rows.csv", as_csv(ROWS)),
-        ("rows.csv.gz", gzip.compress(as_csv(ROWS))),
+        ("rows.csv.gz", gzip.compress(as_csv(ROWS), mtime=0)),
         ("rows.tsv", as_csv(ROWS, "\t")),
         ("rows.csv", b"\xef\xbb\xbf" + as_csv(ROWS)),
         ("rows.jsonl", LINES.decode().encode("utf-16")),
@@ -122,7 +122,7 @@ def test_a_truncated_archive_keeps_the_records_before_the_break(tmp_path: Path) 
     assert f"the file breaks off after line {len(found) - 1}: Compressed file ended" in found[-1].reason
 
 
-@pytest.mark.parametrize("content", [b"", b"\n \n", gzip.compress(b"")])
+@pytest.mark.parametrize("content", [b"", b"\n \n", gzip.compress(b"", mtime=0)])
 def test_an_empty_file_has_no_records(tmp_path: Path, content: bytes) -> None:
     assert read(write(tmp_path / "rows.jsonl", content)) == []
 

@@ -19,7 +19,7 @@ import pytest
 from rotdata import pipeline
 from rotdata.corpora import Source
 from rotdata.runs import FolderUnwritable
-from rotdata.shards import Manifest
+from rotdata.shards import MANIFEST, Manifest
 from rotdata.strips import StripStyle
 from tests.helpers import REPOSITORY, StandInEncoder, contents
 
@@ -105,7 +105,7 @@ def test_a_run_killed_at_any_moment_ends_in_the_same_bytes(tiny_folder: Path, tm
             while kills[step] < 12:
                 killed = run(step, rng.uniform(0.005, 0.25))
                 kills[step] += killed
-                if (out / folder).exists() and Manifest.load(out / folder).finished:
+                if (out / folder / MANIFEST).exists() and Manifest.load(out / folder).finished:
                     assert contents(out / folder) == contents(undisturbed / folder)
                     shutil.rmtree(out / folder)
             assert not run(step)
