@@ -8,6 +8,8 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+import signal
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -113,10 +115,14 @@ def _cluster() -> Iterator[Any]:
     if ours:
         address = os.environ.get("RAY_ADDRESS")
         local: dict[str, Any] = {} if address else {"include_dashboard": False}
+        handler = signal.getsignal(signal.SIGTERM)
         try:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UsageError(f"no Ray cluster can be reached at {address or 'this machine'}: {error}") from error
+        finally:
+            if threading.current_thread() is threading.main_thread():  # Ray puts one of its own, which aborts
+                signal.signal(signal.SIGTERM, handler)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     try:
