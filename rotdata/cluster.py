@@ -10,13 +10,20 @@ import os
 import pickle
 import signal
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Generic
 
+from rotdata.console import say
 from rotdata.errors import RotError, UsageError
 from rotdata.runs import Job, Maker, Stopped, WorkerDied, Written
+
+_TRIES = 3
+"""Of a shard whose actors die over it."""
+_STOP_CHECK_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,18 +41,21 @@ class RayWork(Generic[Job]):
     def __call__(self, pending: list[int], stopped: Stopped) -> Iterator[tuple[int, Written]]:
         """Shards as they come; an actor that is lost is replaced, and its shard made again.
 
-        Raises UsageError without Ray, WorkerDied for what goes wrong in the cluster, and what the maker raised.
+        After an error, as after a request to stop, no further shard is begun, and those in hand are kept. Raises
+        UsageError without Ray, WorkerDied for what goes wrong in the cluster, and what the maker raised first.
         """
         if not pending:
             return
+        failure: Exception | None = None
         with _cluster() as ray:
-            stop = ray.remote(num_cpus=0)(_Flag).remote()
-            jobs = [{"job": pickle.dumps(self.job(index))} for index in pending]
+            self._look_for_room(ray)
+            ledger = ray.remote(num_cpus=0)(_Ledger).remote()
+            jobs = [{"shard": index, "job": pickle.dumps(self.job(index))} for index in pending]
             made = (
                 ray.data.from_items(jobs, override_num_blocks=len(jobs))
                 .map(
                     _Actor,
-                    fn_constructor_args=(pickle.dumps(self.maker), stop),
+                    fn_constructor_args=(pickle.dumps(self.maker), ledger, str(Path.cwd())),
                     compute=ray.data.ActorPoolStrategy(size=min(self.actors, len(jobs))),
                     num_cpus=self.cpus,
                     num_gpus=self.gpus or None,
@@ -53,46 +63,89 @@ class RayWork(Generic[Job]):
                 .iter_rows()
             )
             try:
-                for row in made:
-                    found = pickle.loads(row["made"])  # noqa: S301 -- of our own actors
-                    if isinstance(found, Exception):
-                        raise found
-                    if found is not None:
-                        yield found
-                    if stopped():
-                        ray.get(stop.set.remote())
+                with _passing_on(stopped, ledger):
+                    for row in made:
+                        found = pickle.loads(row["made"])  # noqa: S301 -- of our own actors
+                        if isinstance(found, Exception):
+                            failure = failure or found
+                            ray.get(ledger.stop.remote())
+                        elif found is not None:
+                            yield found
             except ray.exceptions.RayError as error:
-                raise WorkerDied(
+                raise failure or WorkerDied(
                     f"the cluster gave up ({type(error).__name__}): the same command resumes; `ray status` shows what "
-                    "the actors wait for"
+                    "it has left"
                 ) from error
+        if failure:
+            raise failure
+
+    def _look_for_room(self, ray: Any) -> None:
+        """Say so if no host of the cluster could ever hold an actor: one that can may join it."""
+        wanted = {"CPU": self.cpus, "GPU": self.gpus}
+        hosts = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+        if not any(all(host.get(name, 0) >= count for name, count in wanted.items()) for host in hosts):
+            needs = ", ".join(f"{count:g} {name}" for name, count in wanted.items() if count)
+            say(f"no host of the cluster has what an actor needs ({needs}): waiting for one to join")
 
 
-class _Flag:
-    """Whether all are to stop, for all hosts to see."""
+@contextmanager
+def _passing_on(stopped: Stopped, ledger: Any) -> Iterator[None]:
+    """Let the cluster know, within moments, that a stop was asked for."""
+    done = threading.Event()
+
+    def watch() -> None:
+        while not done.wait(_STOP_CHECK_S):
+            if stopped():
+                ledger.stop.remote()
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    watcher.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watcher.join()
+
+
+class _Ledger:
+    """For all hosts to see: whether all are to stop, and how often each shard was begun."""
 
     def __init__(self) -> None:
-        self._on = False
+        self._stopped = False
+        self._begun: Counter[int] = Counter()
 
-    def set(self) -> None:
-        self._on = True
+    def stop(self) -> None:
+        self._stopped = True
 
-    def is_set(self) -> bool:
-        return self._on
+    def begin(self, shard: int) -> int:
+        """Which try at the shard this is, from 1; 0 if none is to be begun."""
+        if self._stopped:
+            return 0
+        self._begun[shard] += 1
+        return self._begun[shard]
 
 
 class _Actor:
     """A worker of the cluster: a row with a job in, a row with a shard, an error or nothing out."""
 
-    def __init__(self, maker: bytes, stop: Any) -> None:
+    def __init__(self, maker: bytes, ledger: Any, folder: str) -> None:
+        with suppress(FileNotFoundError):  # relative paths then mean what they mean to the driver
+            os.chdir(folder)
         self._maker: Maker[Any] = pickle.loads(maker)  # noqa: S301 -- of our own driver
-        self._stop = stop
+        self._ledger = ledger
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         import ray
 
         found: tuple[int, Written] | Exception | None = None
-        if not ray.get(self._stop.is_set.remote()):
+        attempt = ray.get(self._ledger.begin.remote(row["shard"]))
+        if attempt > _TRIES:
+            found = WorkerDied(
+                f"shard {row['shard']} ended its worker {_TRIES} times, which one does that is out of memory: give the "
+                "actors more, or lower --patches-per-call; the same command resumes"
+            )
+        elif attempt:
             try:
                 [found] = self._maker(iter([pickle.loads(row["job"])]), lambda: False)  # noqa: S301
             except RotError as error:
@@ -123,6 +176,7 @@ def _cluster() -> Iterator[Any]:
         finally:
             if threading.current_thread() is threading.main_thread():  # Ray puts one of its own, which aborts
                 signal.signal(signal.SIGTERM, handler)
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.enable_progress_bars = False
     try:

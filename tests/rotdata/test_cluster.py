@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +19,7 @@ from rotdata.embedding import EmbedJob, EmbedSettings, EmbedShards
 from rotdata.encoders import LazyEncoder, Placement
 from rotdata.errors import ShardError
 from rotdata.models import find_model
+from rotdata.runs import WorkerDied
 from rotdata.shards import Manifest
 from tests.helpers import Result, contents
 
@@ -106,3 +111,59 @@ def test_nothing_is_begun_once_asked_to_stop(two_workers: None) -> None:
         found.append(index)
     assert found[0] == 0
     assert len(found) < 300
+
+
+def first_fails(jobs: Iterator[int], stopped: Callable[[], bool]) -> Iterator[tuple[int, None]]:
+    for job in jobs:
+        if job == 0:
+            raise ShardError("shard 0 can't be made")
+        time.sleep(1)
+        yield job, None
+
+
+def test_what_others_have_in_hand_when_one_fails_is_kept(two_workers: None) -> None:
+    work: Any = RayWork(maker=first_fails, job=lambda index: index, actors=2)
+    found: list[int] = []
+    with pytest.raises(ShardError, match="shard 0"):
+        found.extend(index for index, _ in work(list(range(100)), lambda: False))
+    assert 0 < len(found) < 99
+
+
+def kills_its_actor(jobs: Iterator[int], stopped: Callable[[], bool]) -> Iterator[tuple[int, None]]:
+    for _ in jobs:
+        os._exit(1)
+    yield 0, None
+
+
+def test_a_shard_that_kills_its_actors_is_given_up(two_workers: None) -> None:
+    work: Any = RayWork(maker=kills_its_actor, job=lambda index: index, actors=1)
+    with pytest.raises(WorkerDied, match="shard 0 ended its worker 3 times"):
+        list(work([0], lambda: False))
+
+
+def test_a_run_says_that_no_host_can_hold_an_actor(
+    two_workers: None, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    work: Any = RayWork(maker=nothing_yet, job=lambda index: index, actors=1, gpus=1)
+    work._look_for_room(ray)
+    assert "1 CPU, 1 GPU" in capsys.readouterr().err
+    RayWork(maker=nothing_yet, job=lambda index: index, actors=1)._look_for_room(ray)
+    assert not capsys.readouterr().err
+
+
+def test_sigterm_finishes_the_shards_in_hand_and_the_command_resumes(
+    toy_strips: Path, tiny_folder: Path, local: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "out"
+    options = f"--model {tiny_folder} --device cpu --dtype float32 --threads 1 --engine ray --num-proc 1 --out out"
+    command = [sys.executable, "-m", "rotdata", "embed", str(toy_strips), *options.split()]  # a relative --out
+    with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as run:
+        while not list(out.glob("*.parquet")):
+            assert run.poll() is None
+            time.sleep(0.05)
+        run.terminate()
+        _, said = run.communicate()
+    assert run.returncode == 130, said
+    assert b"resume" in said
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    assert contents(out) == contents(local)
