@@ -21,10 +21,10 @@ from torch import Tensor
 from transformers import AutoConfig, Qwen3VLVisionModel
 
 from bench.common import compare, gsm8k_texts
-from bench.models import model_8x512, tiny, tower_4b
+from bench.models import model_8x512, stock_tower, tiny, tower_4b
 from rotdata import pipeline, runs
 from rotdata.corpora import Source
-from rotdata.encoders import CPU_PATCHES_PER_CALL, Precision, default_precision, load_encoder, quiet_loading
+from rotdata.encoders import CPU_PATCHES_PER_CALL, Precision, default_precision, load_encoder
 from rotdata.models import ModelFolder
 from rotdata.patches import calls, pack
 from rotdata.strips import StripStyle, render
@@ -43,7 +43,7 @@ def _figure(name: str, folder: ModelFolder, rows: int) -> dict[str, Any]:
     dtype = default_precision("cpu")
     corpus, texts = gsm8k_texts(rows)
     encoder = load_encoder(folder, dtype=dtype, device="cpu")
-    tower = _stock_tower(folder, dtype)
+    tower = stock_tower(folder, dtype)
     pictures = [render(text, StripStyle()).pixels for text in dict.fromkeys(texts)]
     sizes = [pixels.size // encoder.geometry.patch_px**2 for pixels in pictures]
     grouped = [[pictures[i] for i in call] for call in calls(sizes, CPU_PATCHES_PER_CALL)]
@@ -92,16 +92,6 @@ def _packed(pictures: Sequence[Any], geometry: Any, dtype: Precision) -> Inputs:
 def _run(tower: Qwen3VLVisionModel, inputs: list[Inputs]) -> None:
     for patches, grid in inputs:
         tower(patches, grid_thw=grid)
-
-
-def _stock_tower(folder: ModelFolder, dtype: Precision) -> Qwen3VLVisionModel:
-    with quiet_loading():
-        return Qwen3VLVisionModel.from_pretrained(
-            folder.path,
-            config=AutoConfig.from_pretrained(folder.path).vision_config,
-            key_mapping={r"^model\.visual\.": ""},
-            dtype=getattr(torch, dtype),
-        ).eval()
 
 
 def _seconds(call: Callable[[], object]) -> float:

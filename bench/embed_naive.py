@@ -11,12 +11,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoConfig, Qwen3VLVisionModel
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from bench.common import compare, toy_texts
-from bench.models import tiny, tower_4b
-from rotdata.encoders import CPU_PATCHES_PER_CALL, Precision, default_precision, load_encoder, quiet_loading
+from bench.models import stock_tower, tiny, tower_4b
+from rotdata.encoders import CPU_PATCHES_PER_CALL, Precision, default_precision, load_encoder
 from rotdata.models import ModelFolder
 from rotdata.patches import calls
 from rotdata.strips import StripStyle, render
@@ -31,13 +30,7 @@ def figures() -> Iterator[dict[str, Any]]:
 def _figure(name: str, folder: ModelFolder, strips: int, dtype: Precision) -> dict[str, Any]:
     encoder = load_encoder(folder, dtype=dtype, device="cpu")
     pictures = [render(text, StripStyle()).pixels for text in toy_texts(strips)]
-    with quiet_loading():
-        tower = Qwen3VLVisionModel.from_pretrained(
-            folder.path,
-            config=AutoConfig.from_pretrained(folder.path).vision_config,
-            key_mapping={r"^model\.visual\.": ""},
-            dtype=getattr(torch, dtype),
-        )
+    tower = stock_tower(folder, dtype)
     processor = Qwen2VLImageProcessorPil(
         do_resize=False,
         patch_size=encoder.geometry.patch_px,

@@ -7,8 +7,9 @@ from functools import cache
 from pathlib import Path
 
 import torch
-from transformers import AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText, Qwen3VLConfig, Qwen3VLVisionModel
 
+from rotdata.encoders import Precision, quiet_loading
 from rotdata.models import ModelFolder, find_model
 from rottrain.tiny import tiny_config, tiny_tokenizer
 
@@ -38,7 +39,6 @@ def tiny() -> ModelFolder:
 def tower_4b() -> ModelFolder:
     """Qwen3-VL-4B's vision tower at its true shape with random weights, in bf16, without its language model."""
     from safetensors.torch import save_file
-    from transformers import Qwen3VLConfig, Qwen3VLVisionModel
 
     config = Qwen3VLConfig(
         text_config={
@@ -77,3 +77,14 @@ def tower_4b() -> ModelFolder:
     weights = {f"model.visual.{name}": value.contiguous() for name, value in tower.state_dict().items()}
     save_file(weights, folder / "model.safetensors")
     return ModelFolder(name="qwen3-vl-4b (random)", path=folder, revision=None)
+
+
+def stock_tower(folder: ModelFolder, dtype: Precision) -> Qwen3VLVisionModel:
+    """A model's vision tower as transformers has it."""
+    with quiet_loading():
+        return Qwen3VLVisionModel.from_pretrained(
+            folder.path,
+            config=AutoConfig.from_pretrained(folder.path).vision_config,
+            key_mapping={r"^model\.visual\.": ""},
+            dtype=getattr(torch, dtype),
+        ).eval()

@@ -23,10 +23,9 @@ from rotdata.errors import RotError, UsageError
 from rotdata.png import decode_png, encode_png
 from rotdata.shards import Manifest
 from rotdata.stats import Distribution
-from rotdata.strips import StripStyle, renderer
+from rotdata.strips import renderer_as
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from numpy.typing import NDArray
 
 CARD = "README.md"
@@ -61,7 +60,7 @@ class Section:
 def describe(folder: Path, manifest: Manifest, *, repo: str, config: str, renew_example: bool = False) -> Section:
     """What there is to say of a finished folder. Raises ShardError."""
     counts = Counter[int]()
-    for _, entry in sorted(manifest.shards.items()):
+    for entry in manifest.entries:
         counts.update(shards.read_table(folder, entry, ["num_latents"]).column("num_latents").to_pylist())
     columns = ["id", "question", "cot", "answer", "spans", *(["image"] if manifest.kind == "strips" else [])]
     row = next(shards.sample(folder, manifest, 1, columns), None)
@@ -91,13 +90,6 @@ def write_card(readme: str | None, section: Section) -> str:
     return f"---\n{metadata_text.rstrip()}\n---\n{body}"
 
 
-def schema_of(manifest: Manifest) -> pa.Schema:
-    """The columns of a folder's shards."""
-    if manifest.encoder is None:
-        return shards.strip_schema()
-    return shards.embedding_schema(manifest.encoder["width"], manifest.settings.get("store", "float16"))
-
-
 def _picture(row: Mapping[str, Any], manifest: Manifest) -> bytes | None:
     """The first latents of a row's strip."""
     try:
@@ -112,8 +104,8 @@ def _picture(row: Mapping[str, Any], manifest: Manifest) -> bytes | None:
 
 def _drawn_again(row: Mapping[str, Any], manifest: Manifest) -> NDArray[Any] | None:
     """The strip that a row was embedded from; None if this machine draws in another way."""
-    draw = renderer(StripStyle(**manifest.style["style"]))
-    if draw.fingerprint["sha256"] != manifest.style["sha256"]:
+    draw = renderer_as(manifest.style)
+    if draw is None:
         return None
     return draw.render(row["cot"][: row["spans"][-1]] if row["spans"] else row["cot"]).pixels
 
@@ -370,8 +362,7 @@ def _example(section: Section) -> str:
 
 
 def _columns(manifest: Manifest) -> str:
-    schema = schema_of(manifest)
-    rows = [(name, f"`{kind}`", _MEANINGS[name]) for name, kind in zip(schema.names, schema.types, strict=True)]
+    rows = [(column.name, f"`{column.type}`", _MEANINGS[column.name]) for column in manifest.schema]
     return _table(("column", "type", ""), rows)
 
 

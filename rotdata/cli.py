@@ -280,12 +280,13 @@ def verify(
 ) -> None:
     """Recompute hashes, counts and finiteness of a folder of shards; exit code 4 if anything differs."""
     from rotdata import shards
-    from rotdata.repair import check_rows
 
     manifest, mismatches = shards.verify(folder)
     counted, rows = (len(manifest.shards), manifest.total("rows")) if manifest else (0, 0)
     checked = None
     if deep and manifest and not mismatches:
+        from rotdata.repair import check_rows
+
         checked = check_rows(folder, deep, _encoder_of(manifest, model, device))
         mismatches += checked.mismatches
     if json_:

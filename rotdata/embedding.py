@@ -22,15 +22,13 @@ import numpy as np
 import pyarrow as pa
 
 from rotdata import runs, shards
-from rotdata.encoders import CPU_PATCHES_PER_CALL, CallTooLarge, Kernel
+from rotdata.encoders import CPU_PATCHES_PER_CALL, CallTooLarge, Encoder, Kernel
 from rotdata.patches import GeometryError, ResizeLimits, calls, reference_resize
 from rotdata.png import decode_png
 from rotdata.targets import TargetSettings, TooManyLatents, quantise, restore, shorten
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
-
-    from rotdata.encoders import Encoder
 
 _READ_AHEAD = 2
 """Shards read and waiting for the tower."""

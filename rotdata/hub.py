@@ -25,10 +25,10 @@ from urllib.parse import unquote
 from tqdm import tqdm
 
 from rotdata import shards
-from rotdata.card import CARD, describe, schema_of, write_card
+from rotdata.card import CARD, describe, write_card
 from rotdata.console import say
 from rotdata.errors import OutputOccupied, RotError, ShardError, UsageError
-from rotdata.shards import MANIFEST, REJECTS, Manifest, ShardEntry
+from rotdata.shards import MANIFEST, REJECTS, Manifest
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
@@ -50,7 +50,6 @@ _ADDRESS = re.compile(
     r"(?P<hf>hf://datasets/)?(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>refs/(?:pr|convert)/[^/@]+|[^/@]+))?"
     r"(?:/(?P<config>[^/@]+))?(?:/(?P<split>[^/@]+))?/?"
 )
-_SHARD = re.compile(r".*-\d{5}-of-\d{5}\.parquet")
 
 
 class HubError(RotError):
@@ -160,8 +159,8 @@ def push(folder: Path, repo: str, *, config: str | None = None, private: bool = 
     Files that are there already stay, so the same command resumes and does nothing once it is done. A `config` that is
     given replaces what an earlier push of that name left there; the default name does not. A dry run writes nothing.
 
-    Raises UsageError for names that can't be right or are taken, ShardError for a folder that is unfinished or not what
-    its manifest says, HubError.
+    Raises UsageError for a part and for names that can't be right or are taken, ShardError for a folder that is
+    unfinished or not what its manifest says, HubError.
     """
     _check_repo(repo)
     manifest = _publishable(folder)
@@ -170,7 +169,7 @@ def push(folder: Path, repo: str, *, config: str | None = None, private: bool = 
     if private and not head.private:
         raise UsageError(f"{repo} is public already: make it private in its settings, or push to another name")
     replaced = _check_vacant(head, place, manifest, replace=config is not None)
-    parts = [_Upload(f"{place.folder}/{entry.file}", folder / entry.file, entry.sha256) for entry in _entries(manifest)]
+    parts = [_Upload(f"{place.folder}/{entry.file}", folder / entry.file, entry.sha256) for entry in manifest.entries]
     closing, card = _closing(folder, manifest, head, place, replaced=replaced)
     new_parts, new_closing = ([each for each in some if not head.holds(each)] for some in (parts, closing))
     new = [*new_parts, *new_closing]
@@ -303,10 +302,14 @@ class _Commit:
 
 
 def _publishable(folder: Path) -> Manifest:
-    """The manifest of a folder that is finished and as its manifest says. Raises ShardError."""
+    """The manifest of a folder that is whole, and as its manifest says. Raises UsageError for a part, ShardError."""
     manifest = Manifest.load(folder)
+    if manifest.part is not None:
+        raise UsageError(
+            f"{folder} is a part: join all parts with `rotdata merge {folder.resolve().parent}`, then push that"
+        )
     if not manifest.finished:
-        done, planned = len(manifest.shards), manifest.plan.num_shards
+        done, planned = len(manifest.shards), len(manifest.planned)
         raise ShardError(
             f"{folder} has {done} of {planned} shards: finish it with the command that makes it, then push"
         )
@@ -413,7 +416,7 @@ def _stale(head: _Head, place: _Place, wanted: set[str]) -> list[str]:
     """Shards and rejects that an earlier push of another plan left."""
     below = f"{place.folder}/"
     ours = (path for path in head.files if path.startswith(below) and path not in wanted)
-    return sorted(path for path in ours if path == below + REJECTS or _SHARD.fullmatch(path.removeprefix(below)))
+    return sorted(path for path in ours if path == below + REJECTS or shards.is_shard_file(path.removeprefix(below)))
 
 
 def _closing(
@@ -481,10 +484,6 @@ def _endpoint() -> str:
     return HfApi().endpoint
 
 
-def _entries(manifest: Manifest) -> list[ShardEntry]:
-    return [entry for _, entry in sorted(manifest.shards.items())]
-
-
 # ---- pull
 
 
@@ -542,9 +541,9 @@ class _Wanted:
 def _wanted(files: HubFiles, manifest: Manifest) -> list[_Wanted]:
     """The files of a folder. Raises ShardError if they can't be what the manifest says."""
     if not manifest.finished:
-        done, planned = len(manifest.shards), manifest.plan.num_shards
+        done, planned = len(manifest.shards), len(manifest.planned)
         raise ShardError(f"{files} has {done} of {planned} shards: it was published unfinished, have it pushed again")
-    wanted = [_Wanted(entry.file, entry.bytes, entry.sha256) for entry in _entries(manifest)]
+    wanted = [_Wanted(entry.file, entry.bytes, entry.sha256) for entry in manifest.entries]
     for each in wanted:
         size = files.sizes.get(each.name)
         if size != each.size:
@@ -565,17 +564,12 @@ def _wanted(files: HubFiles, manifest: Manifest) -> list[_Wanted]:
 
 def _clear_for(out: Path, manifest: Manifest, wanted: Sequence[_Wanted], *, overwrite: bool) -> None:
     """Make way in `out`. Raises OutputOccupied if it holds what neither this nor an earlier pull put there."""
-    leftovers = [path for path in out.iterdir() if path.name.startswith(".") and path.name.endswith(".tmp")]
-    for leftover in leftovers:
-        leftover.unlink()
+    shards.remove_leftovers(out)
     shutil.rmtree(out / _PARTIAL, ignore_errors=True)
     if (out / MANIFEST).exists() and (reason := _conflict(out, manifest)):
         if not overwrite:
             raise OutputOccupied(f"{out} holds {reason}: choose another --out, or --overwrite")
-        for path in sorted(out.iterdir()):
-            if path.is_file() and (_SHARD.fullmatch(path.name) or path.name == REJECTS):
-                path.unlink()
-        (out / MANIFEST).unlink()
+        shards.clear(out)
     ours = {MANIFEST, REJECTS, *(each.name for each in wanted)}
     if strangers := sorted(path.name for path in out.iterdir() if path.name not in ours):
         raise OutputOccupied(
@@ -599,13 +593,8 @@ def _conflict(out: Path, manifest: Manifest) -> str | None:
 def _arrived(folder: Path, wanted: _Wanted) -> bool:
     """Whether a file is there, byte for byte as far as is known."""
     path = folder / wanted.name
-    try:
-        if wanted.sha256 is None or path.is_symlink() or path.stat().st_size != wanted.size:
-            return False
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest() == wanted.sha256
-    except OSError:
-        return False
+    known = wanted.sha256 is not None and shards.holds_bytes(path, wanted.size, wanted.sha256)
+    return known and not path.is_symlink()
 
 
 def _check_room(out: Path, files: HubFiles, missing: Sequence[_Wanted]) -> None:
@@ -649,13 +638,12 @@ def _check_columns(out: Path, files: HubFiles, manifest: Manifest) -> None:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    expected = schema_of(manifest)
-    for entry in _entries(manifest):
+    for entry in manifest.entries:
         try:
             columns = pq.read_schema(out / entry.file)
         except (OSError, pa.ArrowException) as error:
             raise ShardError(f"{files}/{entry.file} is no Parquet file ({_tidy(str(error))}): don't trust it") from None
-        if not columns.equals(expected):
+        if not columns.equals(manifest.schema):
             raise ShardError(f"{files}/{entry.file} has other columns than {manifest.kind} have: don't trust it")
 
 

@@ -13,7 +13,6 @@ import pyarrow as pa
 from rotdata import corpora, runs, shards
 from rotdata.cluster import RayWork
 from rotdata.embedding import IN_FLIGHT, EmbedJob, EmbedSettings, EmbedShards
-from rotdata.encoders import LazyEncoder
 from rotdata.errors import ShardError, ShardMismatch, UsageError
 from rotdata.png import encode_png
 from rotdata.strips import MissingGlyph, Renderer, Strip, StripStyle, renderer
@@ -148,7 +147,7 @@ def embed(
 
     makers = [EmbedShards(strips=strips, encoder=each, settings=settings) for each in team or (encoder,)]
     if engine == "ray":
-        on_gpu = isinstance(makers[0].encoder, LazyEncoder) and makers[0].encoder.where.device.startswith("cuda")
+        on_gpu = makers[0].encoder.device.startswith("cuda")
         work: runs.Work = RayWork(maker=makers[0], job=job, actors=len(makers), gpus=int(on_gpu))
     elif team:
         work = runs.Workers(makers=makers, job=job, ahead=IN_FLIGHT)

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from rotdata import shards
 from rotdata.errors import UsageError
 from rotdata.png import decode_png, encode_png
-from rotdata.strips import Renderer, StripStyle, renderer
+from rotdata.strips import Renderer, renderer_as
 from rotdata.tokens import TokenCounter
 
 DEFAULT_ROWS = 100
@@ -133,8 +133,8 @@ def _same_renderer(folder: Path, manifest: shards.Manifest) -> Renderer:
             f"the latents of {folder} are pooled, resampled or of resized strips, and have no columns of their own: "
             "preview the folder of strips that they were embedded from"
         )
-    draw = renderer(StripStyle(**manifest.style["style"]))
-    if draw.fingerprint["sha256"] != manifest.style["sha256"]:
+    draw = renderer_as(manifest.style)
+    if draw is None:
         raise UsageError(
             f"the strips of {folder} were drawn with other fonts or another FreeType than those here: "
             "preview the folder of strips that they were embedded from"

@@ -16,7 +16,7 @@ from rotdata.embedding import EmbedSettings
 from rotdata.errors import ShardMismatch, UsageError
 from rotdata.patches import ResizeLimits, reference_resize
 from rotdata.png import decode_png
-from rotdata.strips import StripStyle, renderer
+from rotdata.strips import Renderer, StripStyle, renderer_as
 from rotdata.targets import TargetSettings, restore, shorten
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from rotdata.encoders import LazyEncoder
-    from rotdata.strips import Renderer
 
 TOLERANCE = {"float32": 1e-3, "float16": 1e-3, "int8": 2e-2}
 """How far stored latents may be from latents encoded anew, root mean square relative to the latter, in fp32."""
@@ -113,8 +112,8 @@ def check_rows(folder: Path, count: int, encoder: LazyEncoder | None = None) -> 
     the manifest's: then nothing could be said.
     """
     manifest = shards.Manifest.load(folder)
-    draw = renderer(StripStyle(**manifest.style["style"]))
-    if draw.fingerprint["sha256"] != manifest.style["sha256"]:
+    draw = renderer_as(manifest.style)
+    if draw is None:
         raise ShardMismatch(
             f"the fonts, Pillow or FreeType here draw otherwise than those of {folder}: check it where it was made"
         )

@@ -13,10 +13,9 @@ import re
 import signal
 import threading
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, dataclass, field, replace
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -122,13 +121,11 @@ def write(file: Path, made: Made) -> Written:
         rows=made.table.num_rows,
         rejected=len(made.rejects),
         latents=made.latents,
-        bytes=stored.bytes,
-        sha256=stored.sha256,
-        row_groups=stored.row_groups,
         truncated=made.truncated,
         added=made.added,
         rounding=made.rounding,
         halved=made.halved,
+        **asdict(stored),
     )
     return Written(entry=entry, rejects=made.rejects)
 
@@ -172,7 +169,7 @@ def merge(out: Path) -> shards.Manifest:
             shards.write_rejects(out, sorted(rejects, key=lambda reject: reject["shard"]))
             whole.save(out)
         for folder in folders:
-            _remove_leftovers(folder)
+            shards.remove_leftovers(folder)
             (folder / shards.REJECTS).unlink(missing_ok=True)
             (folder / shards.MANIFEST).unlink(missing_ok=True)
             folder.rmdir()
@@ -198,7 +195,7 @@ def _joined(out: Path, parts: list[shards.Manifest]) -> shards.Manifest:
 def _move_up(out: Path, parts: dict[Path, shards.Manifest]) -> None:
     """Move the parts' shards, as far as that is not done yet."""
     for folder, part in parts.items():
-        for _, entry in sorted(part.shards.items()):
+        for entry in part.entries:
             here = next((path for path in (folder / entry.file, out / entry.file) if path.exists()), None)
             size = here.stat().st_size if here else 0
             if here is None or size != entry.bytes:
@@ -224,7 +221,7 @@ def run(out: Path, manifest: shards.Manifest, work: Work, *, mode: Mode = RESUME
             try:
                 _make(out, manifest, work, stopped, verb)
             except BaseException:
-                _remove_leftovers(out)
+                shards.remove_leftovers(out)
                 raise
     except OSError as error:
         if error.errno in _REMEDIES:
@@ -357,13 +354,13 @@ def _become_worker() -> None:
 def _open_folder(out: Path, manifest: shards.Manifest, mode: Mode) -> None:
     """Take over the finished shards of an earlier run of the same thing, or refuse the folder."""
     ours = (out / shards.MANIFEST).exists()
-    if not ours and any(not _is_leftover(path) for path in out.iterdir()):
+    if not ours and any(not shards.is_leftover(path) for path in out.iterdir()):
         if any(_PART.fullmatch(path.name) for path in out.iterdir()):
             raise OutputOccupied(f"{out} holds parts of a run: join them with `rotdata merge {out}`")
         raise OutputOccupied(f"{out} holds files but no {shards.MANIFEST}: choose an empty or new folder for --out")
-    _remove_leftovers(out)
+    shards.remove_leftovers(out)
     if ours and mode.overwrite:
-        _clear(out)
+        shards.clear(out)
     elif ours:
         earlier = shards.Manifest.load(out)
         if differences := manifest.differences(earlier):
@@ -371,9 +368,7 @@ def _open_folder(out: Path, manifest: shards.Manifest, mode: Mode) -> None:
                 f"{out} holds another run; this run and that differ in {'; '.join(differences[:5])}: "
                 "choose another --out, or --overwrite"
             )
-        refused = defaultdict(list)
-        for reject in shards.read_rejects(out):
-            refused[reject["shard"]].append(reject)
+        refused = shards.rejects_by_shard(shards.read_rejects(out))
         manifest.shards = {
             index: entry
             for index, entry in earlier.shards.items()
@@ -382,26 +377,6 @@ def _open_folder(out: Path, manifest: shards.Manifest, mode: Mode) -> None:
             and shards.intact(out, entry)
         }
     manifest.save(out)
-
-
-def _remove_leftovers(out: Path) -> None:
-    """Remove what a run left half written: a worker's too, if it was stopped in the middle."""
-    for leftover in filter(_is_leftover, out.iterdir()):
-        leftover.unlink()
-
-
-def _clear(out: Path) -> None:
-    """Remove what an earlier run made: the manifest last, so that an interrupted removal is still recognised."""
-    for path in out.iterdir():
-        if re.search(r"-\d{5}-of-\d{5}\.parquet$", path.name):
-            path.unlink()
-    (out / shards.REJECTS).unlink(missing_ok=True)
-    (out / shards.MANIFEST).unlink()
-
-
-def _is_leftover(path: Path) -> bool:
-    """Whether a file is what a killed run left half written."""
-    return path.name.startswith(".") and path.name.endswith(".tmp")
 
 
 @contextmanager

@@ -14,6 +14,8 @@ import hashlib
 import json
 import os
 import re
+import secrets
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, fields
@@ -35,6 +37,7 @@ REJECTS = "rejects.jsonl"
 
 Kind = Literal["strips", "embeddings"]
 
+_SHARD_FILE = re.compile(r".*-\d{5}-of-\d{5}\.parquet")
 _SAFE_NAME = re.compile(r"\w[\w.-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LARGEST_COUNT = 1 << 63  # not reached
@@ -169,6 +172,18 @@ class Manifest:
         """Whether latent k stands for the k-th factor of its strip: not where latents are means, or strips resized."""
         resampled = self.settings.get("longer") == "resample"
         return self.settings.get("pool", 1) == 1 and not resampled and "resize" not in self.settings
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Columns of its shards."""
+        if self.encoder is None:
+            return strip_schema()
+        return embedding_schema(self.encoder["width"], self.settings.get("store", "float16"))
+
+    @property
+    def entries(self) -> list[ShardEntry]:
+        """The finished shards in order."""
+        return [self.shards[index] for index in sorted(self.shards)]
 
     def shard_file(self, index: int) -> str:
         """File name of shard `index`."""
@@ -363,7 +378,7 @@ def write_shard(folder: Path, file: str, table: pa.Table) -> ShardFile:
     values = "embedding.list.element.list.element"
     split = "embedding" in table.column_names and "scale" not in table.column_names
     group_size = max(1, min(table.num_rows, _ROW_GROUP_BYTES // per_row))
-    temporary = folder / f".{file}.tmp"
+    temporary = folder / f".{file}.{secrets.token_hex(4)}.tmp"  # two hosts may be at it
     with pq.ParquetWriter(
         temporary,
         table.schema,
@@ -411,7 +426,7 @@ def sample(folder: Path, manifest: Manifest, count: int, columns: Sequence[str])
     total = manifest.total("rows")
     wanted = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)) if total else np.empty(0)
     first = 0
-    for _, entry in sorted(manifest.shards.items()):
+    for entry in manifest.entries:
         here = wanted[(wanted >= first) & (wanted < first + entry.rows)] - first
         if len(here):
             yield from read_table(folder, entry, columns).take(pa.array(here)).to_pylist()
@@ -440,7 +455,7 @@ class EmbeddingShards:
             )
         self._groups: list[tuple[ShardEntry, int, int]] = []  # shard, row group within it, rows
         self._footers: dict[str, pq.FileMetaData] = {}
-        for _, entry in sorted(self.manifest.shards.items()):
+        for entry in self.manifest.entries:
             self._check(entry)
             self._groups.extend((entry, group, rows) for group, rows in enumerate(entry.row_groups))
 
@@ -449,11 +464,6 @@ class EmbeddingShards:
         """D, the embedding width."""
         assert self.manifest.encoder is not None
         return int(self.manifest.encoder["width"])
-
-    @property
-    def _store(self) -> Store:
-        stored: Store = self.manifest.settings.get("store", "float16")
-        return stored
 
     @property
     def group_rows(self) -> list[int]:
@@ -472,7 +482,7 @@ class EmbeddingShards:
                 table = file.read_row_group(group)
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(f"{self.folder}/{entry.file}", error) from error
-        if not table.schema.equals(embedding_schema(self.width, self._store)):
+        if not table.schema.equals(self.manifest.schema):
             raise ShardError(f"{self.folder}/{entry.file} has other columns than its manifest says: don't trust it")
         return _rows_of(table)
 
@@ -537,21 +547,48 @@ def _rejects_problems(folder: Path, manifest: Manifest) -> Iterator[str]:
     if stored != b"".join(map(reject_line, rejects)):
         yield "not as it was written: it was damaged or edited"
         return
-    by_shard: dict[int, list[dict[str, Any]]] = {}
-    for reject in rejects:
-        by_shard.setdefault(reject["shard"], []).append(reject)
+    by_shard = rejects_by_shard(rejects)
     for index, entry in sorted(manifest.shards.items()):
-        if rejects_sha256(by_shard.get(index, [])) != entry.rejects_sha256:
+        if rejects_sha256(by_shard[index]) != entry.rejects_sha256:
             yield f"the lines of shard {index} have another SHA-256 than the manifest's"
 
 
 def intact(folder: Path, entry: ShardEntry) -> bool:
     """Whether the shard's file is byte for byte what the manifest says."""
-    path = folder / entry.file
+    return holds_bytes(folder / entry.file, entry.bytes, entry.sha256)
+
+
+def holds_bytes(path: Path, size: int, sha256: str) -> bool:
+    """Whether a file is there and holds these bytes."""
     try:
-        return path.stat().st_size == entry.bytes and _file_sha256(path) == entry.sha256
+        return path.stat().st_size == size and _file_sha256(path) == sha256
     except OSError:
         return False
+
+
+def is_shard_file(name: str) -> bool:
+    """Whether a file is named like a shard, of whatever folder."""
+    return _SHARD_FILE.fullmatch(name) is not None
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file is what a killed run left half written."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a run left half written: a worker's too, if it was stopped in the middle."""
+    for leftover in filter(is_leftover, folder.iterdir()):
+        leftover.unlink()
+
+
+def clear(folder: Path) -> None:
+    """Remove what a run made: the manifest last, so that an interrupted removal is still recognised."""
+    for path in folder.iterdir():
+        if is_shard_file(path.name) and not path.is_dir():
+            path.unlink()
+    (folder / REJECTS).unlink(missing_ok=True)
+    (folder / MANIFEST).unlink()
 
 
 def read_rejects(folder: Path) -> list[dict[str, Any]]:
@@ -576,6 +613,14 @@ def write_rejects(folder: Path, rejects: Sequence[dict[str, Any]]) -> None:
         write_atomically(file, b"".join(map(reject_line, rejects)))
     else:
         file.unlink(missing_ok=True)
+
+
+def rejects_by_shard(rejects: Iterable[dict[str, Any]]) -> defaultdict[int, list[dict[str, Any]]]:
+    """Lines of rejects.jsonl by the index of their shard, each shard's in order."""
+    found: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
+    for reject in rejects:
+        found[reject["shard"]].append(reject)
+    return found
 
 
 def reject_line(reject: dict[str, Any]) -> bytes:

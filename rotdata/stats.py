@@ -109,7 +109,7 @@ def measure(folder: Path, counter: TokenCounter, budgets: Sequence[int] = DEFAUL
         raise UsageError(f"budgets are numbers of latents, at least 1, got {', '.join(map(str, budgets)) or 'none'}")
     manifest = shards.Manifest.load(folder)
     if not manifest.finished:
-        done, planned = len(manifest.shards), manifest.plan.num_shards
+        done, planned = len(manifest.shards), len(manifest.planned)
         raise ShardError(f"{folder} has {done} of {planned} shards: run the command that makes it again to finish it")
     latents, characters, tokens = Counter[int](), Counter[int](), Counter[int]()
     by_latent = np.zeros(0, dtype=np.int64)
@@ -163,7 +163,7 @@ def plot(stats: Stats, file: Path) -> None:
 
 def _batches(folder: Path, manifest: shards.Manifest) -> Iterator[tuple[list[str], list[int], list[NDArray[np.int32]]]]:
     """Texts, numbers of latents and spans, some rows at a time."""
-    for _, entry in sorted(manifest.shards.items()):
+    for entry in manifest.entries:
         with pq.ParquetFile(folder / entry.file) as file:
             for batch in file.iter_batches(batch_size=_ROWS_PER_BATCH, columns=["cot", "num_latents", "spans"]):
                 spans = batch.column("spans")

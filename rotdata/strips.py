@@ -13,6 +13,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +22,16 @@ from rotdata.glyphs import Glyphs, MissingGlyph
 from rotdata.lines import CellLine, Line, ProportionalLine, font_size_for_cells
 from rotdata.style import StripStyle
 
-__all__ = ["MissingGlyph", "Renderer", "Strip", "StripStyle", "font_size_for_cells", "render", "renderer"]
+__all__ = [
+    "MissingGlyph",
+    "Renderer",
+    "Strip",
+    "StripStyle",
+    "font_size_for_cells",
+    "render",
+    "renderer",
+    "renderer_as",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +62,12 @@ def render(text: str, style: StripStyle) -> Strip:
 def renderer(style: StripStyle) -> Renderer:
     """The renderer of a style, made once: it keeps what it has drawn."""
     return Renderer(style)
+
+
+def renderer_as(fingerprint: Mapping[str, Any]) -> Renderer | None:
+    """The renderer that a fingerprint is of; None if fonts, Pillow or FreeType here draw otherwise."""
+    draw = renderer(StripStyle(**fingerprint["style"]))
+    return draw if draw.fingerprint["sha256"] == fingerprint["sha256"] else None
 
 
 @dataclass(frozen=True, slots=True)

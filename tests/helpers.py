@@ -64,6 +64,7 @@ class StandInEncoder:
             width=width,
             dtype="float32",
         )
+        self.device = "cpu"
         self.calls: list[int] = []
         self._before_call = before_call
 

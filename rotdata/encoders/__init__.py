@@ -101,6 +101,11 @@ class LazyEncoder:
         """What decides its output. Raises UnknownModel."""
         return _encoder_class(self.folder).identify(self.folder, self.where.dtype)
 
+    @property
+    def device(self) -> str:
+        """Where it computes."""
+        return self.where.device
+
     @cached_property
     def loaded(self) -> PackedEncoder:
         """The encoder itself."""
@@ -127,7 +132,7 @@ def patches_that_fit(encoder: LazyEncoder) -> int:
 
     The GPU's part has not been run: no GPU was at hand.
     """
-    if not encoder.where.device.startswith("cuda"):
+    if not encoder.device.startswith("cuda"):
         return CPU_PATCHES_PER_CALL
     import numpy as np
     import torch
@@ -136,7 +141,7 @@ def patches_that_fit(encoder: LazyEncoder) -> int:
     strip = np.full((factor, factor * _PROBE_LATENTS), 255, np.uint8)
     strips = [strip] * 16
     patches = sum(each.size for each in strips) // encoder.geometry.patch_px**2
-    with torch.cuda.device(encoder.where.device):
+    with torch.cuda.device(encoder.device):
         encoder.launch(strips)()
         torch.cuda.reset_peak_memory_stats()
         before = torch.cuda.memory_allocated()

@@ -64,6 +64,10 @@ class Encoder(Protocol):
     def identity(self) -> EncoderIdentity:
         """What decides its output."""
 
+    @property
+    def device(self) -> str:
+        """Where it computes, as torch names it."""
+
     def launch(self, strips: Sequence[NDArray[np.uint8]]) -> Callable[[], list[NDArray[np.float32]]]:
         """Begin one call of the tower; what comes back waits for its end, in any thread, and gives the latents.
 

@@ -47,7 +47,7 @@ class PackedEncoder(ABC):
     def __init__(self, tower: PreTrainedModel, folder: ModelFolder, where: Placement) -> None:
         use_attention(tower, where.kernel)
         self._tower = tower.to(device=where.device, dtype=getattr(torch, where.dtype)).eval().requires_grad_(False)  # noqa: FBT003
-        self._device = where.device
+        self.device = where.device
         self.geometry = folder.geometry()
         self.identity = self.identify(folder, where.dtype)
 
@@ -89,7 +89,7 @@ class PackedEncoder(ABC):
             if not isinstance(error, torch.OutOfMemoryError) and "can't allocate memory" not in str(error):
                 raise
             raise CallTooLarge(
-                f"{len(tiles)} patches in one call of the tower are too many for the memory of {self._device}: "
+                f"{len(tiles)} patches in one call of the tower are too many for the memory of {self.device}: "
                 "free some of it, or render with a lower --max-latents"
             ) from error
         borders = np.cumsum([strips[i].size // self.geometry.factor_px**2 for i in order])
@@ -106,10 +106,10 @@ class PackedEncoder(ABC):
     @torch.inference_mode()
     def _run(self, tiles: Tensor, groups: Sequence[SameSize]) -> tuple[Tensor, Callable[[], object]]:
         """Latents [sum of K, D] on the host, and what waits until they are there."""
-        if not self._device.startswith("cuda"):
-            return self._forward(tiles.to(self._device), groups).cpu(), lambda: None
-        with torch.cuda.device(self._device):
-            merged = self._forward(tiles.pin_memory().to(self._device, non_blocking=True), groups)
+        if not self.device.startswith("cuda"):
+            return self._forward(tiles.to(self.device), groups).cpu(), lambda: None
+        with torch.cuda.device(self.device):
+            merged = self._forward(tiles.pin_memory().to(self.device, non_blocking=True), groups)
             host = torch.empty(merged.shape, dtype=merged.dtype, pin_memory=True)
             host.copy_(merged, non_blocking=True)
             event = torch.cuda.Event()

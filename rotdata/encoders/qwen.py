@@ -70,7 +70,7 @@ class QwenEncoder(PackedEncoder):
         """Tables of one picture of that size, a row a patch, computed once."""
         if size not in self._tables:
             tables = self._new_table(torch.from_numpy(grid_thw([size], self.geometry)))
-            self._tables[size] = {name: table.to(self._device) for name, table in tables.items()}
+            self._tables[size] = {name: table.to(self.device) for name, table in tables.items()}
         return self._tables[size]
 
     def _new_table(self, grid: Tensor) -> dict[str, Tensor]:
@@ -155,7 +155,7 @@ class Qwen25VLEncoder(QwenEncoder):
         }
         return {
             "plans": plans,
-            "window_index": torch.from_numpy(index).to(self._device),
+            "window_index": torch.from_numpy(index).to(self.device),
             "cu_window_seqlens": torch.tensor([0, len(index) * patches_a_latent], dtype=torch.int32),
         }
 
@@ -187,4 +187,4 @@ class Qwen25VLEncoder(QwenEncoder):
     def _patches_of(self, latents: NDArray[np.int64]) -> Tensor:
         """Places of latents -> places of their patches: [sum of K] -> [P]."""
         each = self.geometry.merge**2
-        return torch.from_numpy((latents[:, None] * each + np.arange(each)).ravel()).to(self._device)
+        return torch.from_numpy((latents[:, None] * each + np.arange(each)).ravel()).to(self.device)

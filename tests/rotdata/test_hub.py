@@ -19,9 +19,11 @@ import yaml
 from numpy.typing import NDArray
 
 from rotdata import card as cards
-from rotdata import hub, shards
+from rotdata import hub, pipeline, runs, shards
+from rotdata.corpora import Source
 from rotdata.errors import RotError, ShardError, UsageError
 from rotdata.shards import EmbeddingShards, Manifest
+from rotdata.strips import StripStyle
 from tests.helpers import REPOSITORY, StandInEncoder, contents, write_jsonl
 from tests.hub_server import HubServer, environment
 
@@ -230,10 +232,6 @@ def test_another_folder_of_the_same_name_is_refused_or_replaces(
 
 def render_toy(out: Path, **options: Any) -> Path:
     """A folder of strips."""
-    from rotdata import pipeline
-    from rotdata.corpora import Source
-    from rotdata.strips import StripStyle
-
     rows_per_shard = options.pop("rows_per_shard", 4)
     style = options.pop("style", {})
     source = Source(**{"location": "toy", "corpus": "toy", "limit": 4} | options)
@@ -368,6 +366,13 @@ def test_a_folder_that_is_not_whole_is_not_pushed(toy_strips: Path, tmp_path: Pa
     manifest.save(folder)
     with pytest.raises(ShardError, match="has 2 of 3 shards: finish it"):
         hub.push(folder, REPO)
+
+
+def test_a_part_is_not_pushed(tmp_path: Path) -> None:
+    toy, out = Source(location="toy", corpus="toy", limit=4), tmp_path / "parts"
+    pipeline.render(toy, StripStyle(), out, rows_per_shard=1, mode=runs.Mode(part=(2, 2)))
+    with pytest.raises(UsageError, match=rf"is a part: join all parts with `rotdata merge {out}`"):
+        hub.push(out / "part-00002-of-00002", REPO)
 
 
 @pytest.mark.parametrize("repo", ["rows", "a/b/c", "../rows", "a b/c", "/rows", "a/", "a/b.git", ""])
@@ -558,8 +563,6 @@ def read_while_it_fails(name: str) -> str:
 def test_a_row_group_is_read_without_its_file(
     server: HubServer, client: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from rotdata import pipeline
-
     monkeypatch.setattr(shards, "_ROW_GROUP_BYTES", 1 << 20)
     folder = tmp_path / "embeddings"
     pipeline.embed(render_toy(tmp_path / "strips", limit=150, rows_per_shard=150), NoiseEncoder(width=1024), folder)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from rotdata.embedding import EmbedSettings
 from rotdata.encoders import LazyEncoder, Placement
 from rotdata.errors import OutputOccupied, ShardError, ShardMismatch, UsageError
 from rotdata.models import find_model
-from rotdata.shards import MANIFEST, Manifest, ShardEntry, read_table, write_shard
+from rotdata.shards import MANIFEST, Manifest, read_table, write_shard
 from rotdata.strips import StripStyle
 from rotdata.targets import TargetSettings
 from tests.helpers import Result, contents, write_jsonl
@@ -44,15 +45,7 @@ def change_column(folder: Path, index: int, change: Callable[[pa.Table], pa.Tabl
     manifest = Manifest.load(folder)
     entry = manifest.shards[index]
     stored = write_shard(folder, entry.file, change(read_table(folder, entry)))
-    manifest.shards[index] = ShardEntry(
-        file=entry.file,
-        rows=entry.rows,
-        rejected=entry.rejected,
-        latents=entry.latents,
-        bytes=stored.bytes,
-        sha256=stored.sha256,
-        row_groups=stored.row_groups,
-    )
+    manifest.shards[index] = replace(entry, **asdict(stored))
     manifest.save(folder)
 
 
