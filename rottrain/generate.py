@@ -22,7 +22,7 @@ from rottrain.backbone import Backbone
 from rottrain.batches import pad_ids
 from rottrain.config import Precision
 from rottrain.head import ProjectionHead
-from rottrain.rollout import unroll
+from rottrain.rollout import read_prompt, unroll
 from rottrain.trainer import load_backbone
 
 if TYPE_CHECKING:
@@ -97,7 +97,7 @@ class RoT:
         backbone = self.backbone
         started = time.perf_counter()
         ids, mask = _prompts(backbone, questions, prefill="")
-        thought = unroll(backbone, self.head, ids, mask, budget)
+        thought = unroll(backbone, self.head, read_prompt(backbone, ids, mask), budget)
         end = torch.full((len(questions), 1), backbone.end_id, device=backbone.device)
         last = thought.latents_BKD[:, -1:].to(backbone.dtype)
         inputs = torch.cat([last, backbone.embed(end)], dim=1)

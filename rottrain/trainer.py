@@ -134,12 +134,19 @@ class Learner(nn.Module):
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         """Roll out, compare with the targets, answer: loss, and its parts alignment and answer."""
         tensors: Batch = batch  # type: ignore[assignment]  # the collator made it
-        produce = rollout.student if self.recipe.rollout == "student" else rollout.teacher
-        latents_BKD = produce(self.backbone, self.head, tensors, gradient=self.rollout_gradient())
-        alignment = alignment_loss(
-            latents_BKD, tensors["targets_BKD"], tensors["targets_mask_BK"], reduction=self.recipe.align_reduction
+        gradient, targets_BKD = self.rollout_gradient(), tensors["targets_BKD"]
+        prompt = rollout.read_prompt(
+            self.backbone, tensors["prompt_ids_BP"], tensors["prompt_mask_BP"], gradient=gradient
         )
-        logits, labels = rollout.answer_pass(self.backbone, tensors, latents_BKD)
+        if self.recipe.rollout == "student":
+            steps = targets_BKD.shape[1]
+            latents_BKD = rollout.unroll(self.backbone, self.head, prompt, steps, gradient=gradient).latents_BKD
+        else:
+            latents_BKD = rollout.sweep(self.backbone, self.head, prompt, targets_BKD, gradient=gradient)
+        alignment = alignment_loss(
+            latents_BKD, targets_BKD, tensors["targets_mask_BK"], reduction=self.recipe.align_reduction
+        )
+        logits, labels = rollout.answer_pass(self.backbone, prompt, tensors, latents_BKD)
         answer = answer_loss(logits, labels)
         loss = self.recipe.align_weight * alignment + self.recipe.answer_weight * answer
         return {"loss": loss, "alignment": alignment, "answer": answer}

@@ -130,6 +130,22 @@ def assert_rows(padded: Tensor, rows: Sequence[Tensor]) -> None:
         assert_close(padded[row, : len(expected)], expected, **CLOSE)
 
 
+def student(backbone: Backbone, head: ProjectionHead, batch: Batch, gradient: rollout.Gradient = "head") -> Tensor:
+    """The student's latents of a batch, [B, K, D]."""
+    steps = batch["targets_BKD"].shape[1]
+    return rollout.unroll(backbone, head, read(backbone, batch, gradient), steps, gradient=gradient).latents_BKD
+
+
+def teacher(backbone: Backbone, head: ProjectionHead, batch: Batch) -> Tensor:
+    """The latents of a sweep over the true ones, [B, K, D]."""
+    return rollout.sweep(backbone, head, read(backbone, batch), batch["targets_BKD"])
+
+
+def read(backbone: Backbone, batch: Batch, gradient: rollout.Gradient = "head") -> rollout.Prompt:
+    """A batch's prompts."""
+    return rollout.read_prompt(backbone, batch["prompt_ids_BP"], batch["prompt_mask_BP"], gradient=gradient)
+
+
 # Values.
 
 
@@ -137,7 +153,7 @@ def assert_rows(padded: Tensor, rows: Sequence[Tensor]) -> None:
 def test_student_rollout_with_cache_equals_without(
     backbone: Backbone, head: ProjectionHead, examples: list[Example], batch: Batch
 ) -> None:
-    latents = rollout.student(backbone, head, batch)
+    latents = student(backbone, head, batch)
     assert latents.shape == (4, 5, backbone.width)
     assert_rows(latents, [naive_student(backbone, head, example) for example in examples])
 
@@ -146,14 +162,14 @@ def test_student_rollout_with_cache_equals_without(
 def test_teacher_rollout_equals_a_plain_full_pass(
     backbone: Backbone, head: ProjectionHead, examples: list[Example], batch: Batch
 ) -> None:
-    latents = rollout.teacher(backbone, head, batch)
+    latents = teacher(backbone, head, batch)
     assert latents.shape == (4, 5, backbone.width)
     assert_rows(latents, [naive_teacher(backbone, head, example) for example in examples])
 
 
 @torch.no_grad()
 def test_answer_logits_equal_a_plain_full_pass(backbone: Backbone, examples: list[Example], batch: Batch) -> None:
-    logits, labels = rollout.answer_pass(backbone, batch, batch["targets_BKD"])
+    logits, labels = rollout.answer_pass(backbone, read(backbone, batch), batch, batch["targets_BKD"])
     for row, example in enumerate(examples):
         expected, expected_labels = naive_answer(backbone, example, torch.from_numpy(example.targets_KD))
         assert_close(logits[row, : len(expected)], expected, **CLOSE)
@@ -162,9 +178,31 @@ def test_answer_logits_equal_a_plain_full_pass(backbone: Backbone, examples: lis
 
 @torch.no_grad()
 def test_the_first_latent_of_both_rollouts_is_the_same(backbone: Backbone, head: ProjectionHead, batch: Batch) -> None:
-    student, teacher = rollout.student(backbone, head, batch), rollout.teacher(backbone, head, batch)
-    assert_close(student[:, 0], teacher[:, 0], **CLOSE)
-    assert (student[:2, 1] - teacher[:2, 1]).abs().max() > 1e-3
+    unrolled, forced = student(backbone, head, batch), teacher(backbone, head, batch)
+    assert_close(unrolled[:, 0], forced[:, 0], **CLOSE)
+    assert (unrolled[:2, 1] - forced[:2, 1]).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("sweeps", [0, 1, 2, 4])
+@torch.no_grad()
+def test_each_jacobi_sweep_makes_one_more_latent_the_students(
+    backbone: Backbone, head: ProjectionHead, batch: Batch, sweeps: int
+) -> None:
+    prompt = read(backbone, batch)
+    found = rollout.jacobi(backbone, head, prompt, batch["targets_BKD"], sweeps)
+    expected = student(backbone, head, batch)
+    assert_close(found[:, : sweeps + 1], expected[:, : sweeps + 1], **CLOSE)
+    if sweeps + 1 < expected.shape[1]:
+        assert (found[0, sweeps + 1] - expected[0, sweeps + 1]).abs().max() > 1e-4
+
+
+def test_only_the_last_jacobi_sweep_has_a_gradient(backbone: Backbone, head: ProjectionHead, batch: Batch) -> None:
+    prompt, targets = read(backbone, batch), batch["targets_BKD"]
+    with torch.no_grad():
+        before = rollout.jacobi(backbone, head, prompt, targets, 1)
+    last = [rollout.jacobi(backbone, head, prompt, targets, 2), rollout.sweep(backbone, head, prompt, before)]
+    gradients = [torch.autograd.grad(found.square().mean(), head.leave.weight)[0] for found in last]
+    assert_close(*gradients, **CLOSE)
 
 
 @torch.no_grad()
@@ -172,15 +210,15 @@ def test_a_batch_of_single_latents_is_rolled_out(backbone: Backbone, head: Proje
     examples = random_examples(backbone, counts=(1, 1))
     batch = as_batch(backbone, examples)
     expected = torch.stack([naive_student(backbone, head, example) for example in examples])
-    assert_close(rollout.student(backbone, head, batch), expected, **CLOSE)
-    assert_close(rollout.teacher(backbone, head, batch), expected, **CLOSE)
+    assert_close(student(backbone, head, batch), expected, **CLOSE)
+    assert_close(teacher(backbone, head, batch), expected, **CLOSE)
 
 
 @torch.no_grad()
 def test_what_is_unrolled_goes_on_as_a_full_pass_would(
     backbone: Backbone, head: ProjectionHead, examples: list[Example], batch: Batch
 ) -> None:
-    thought = rollout.unroll(backbone, head, batch["prompt_ids_BP"], batch["prompt_mask_BP"], 3)
+    thought = rollout.unroll(backbone, head, read(backbone, batch), 3)
     assert thought.cache.get_seq_length() == thought.mask_BT.shape[1] == batch["prompt_ids_BP"].shape[1] + 1 + 2
     fed = torch.cat([thought.latents_BKD[:, -1:], token_inputs(backbone, [backbone.end_id] * 4)[:, None]], dim=1)
     mask = torch.cat([thought.mask_BT, torch.ones(4, 2, dtype=torch.bool)], dim=1)
@@ -221,42 +259,11 @@ def test_more_padding_changes_neither_loss_nor_gradient(
     assert_close(*results, **CLOSE)
 
 
-@torch.no_grad()
-def test_parallel_passes_take_prompts_padded_on_either_side(
-    backbone: Backbone, head: ProjectionHead, batch: Batch
-) -> None:
-    mirrored = dict(batch)
-    lengths = batch["prompt_mask_BP"].sum(dim=1)
-    for name in ("prompt_ids_BP", "prompt_mask_BP"):
-        rows = zip(batch[name], lengths.tolist(), strict=True)
-        mirrored[name] = torch.stack([row.roll(length - len(row)) for row, length in rows])
-    assert (mirrored["prompt_mask_BP"][2, 0], batch["prompt_mask_BP"][2, 0]) == (True, False)
-    for produce in (
-        lambda given: rollout.teacher(backbone, head, given),
-        lambda given: rollout.answer_pass(backbone, given, batch["targets_BKD"])[0],
-    ):
-        assert_close(produce(Batch(**mirrored))[1], produce(batch)[1], **CLOSE)
-        assert_close(produce(Batch(**mirrored))[2, :1], produce(batch)[2, :1], **CLOSE)
-
-
-@torch.no_grad()
-def test_rows_are_joined_without_gaps_around_begin_and_end_token(
-    backbone: Backbone, examples: list[Example], batch: Batch
-) -> None:
-    joined = rollout.join(backbone, batch, batch["targets_BKD"], answer=True)
-    for row, example in enumerate(examples):
-        begin = len(example.prompt_ids)
-        expected = torch.cat(
-            [
-                token_inputs(backbone, [*example.prompt_ids, backbone.begin_id]),
-                torch.from_numpy(example.targets_KD),
-                token_inputs(backbone, [backbone.end_id, *example.answer_ids]),
-            ]
-        )
-        assert torch.equal(joined.inputs_BTD[row, : len(expected)], expected)
-        assert (joined.begin_B1[row].item(), joined.end_B1[row].item()) == (begin, begin + 1 + len(example.targets_KD))
-    longest = max(len(e.prompt_ids) + len(e.targets_KD) + len(e.answer_ids) for e in examples) + 2
-    assert joined.inputs_BTD.shape[1] == longest
+def test_gaps_between_latents_and_answer_are_closed() -> None:
+    first = torch.tensor([[1.0, 2, 3], [4, 9, 9]])[..., None]
+    second = torch.tensor([[5.0, 6], [7, 8]])[..., None]
+    closed = rollout.close_gaps(first, torch.tensor([[3], [1]]), second)[..., 0]
+    assert closed.tolist() == [[1, 2, 3, 5, 6], [4, 7, 8, 8, 8]]
 
 
 def test_a_window_repeats_the_last_value_past_the_end() -> None:
@@ -308,7 +315,7 @@ def test_the_cache_passes_gradients_on_only_where_asked(
     batch = as_batch(backbone, examples)
     results = {}
     for gradient in ("through-cache", "own-step"):
-        latents = rollout.student(backbone, head, batch, gradient=gradient)
+        latents = student(backbone, head, batch, gradient)
         results[gradient] = loss_and_gradients(learner, latents.square().mean())
     (value, through), (same_value, own) = results.values()
     assert_close(value, same_value, **CLOSE)
@@ -317,6 +324,6 @@ def test_the_cache_passes_gradients_on_only_where_asked(
 
 
 def test_fed_back_latents_are_detached(backbone: Backbone, head: ProjectionHead, batch: Batch) -> None:
-    latents = rollout.student(backbone, head, batch)
+    latents = student(backbone, head, batch)
     expected = torch.autograd.grad(latents[:, -1].sum(), head.leave.bias)[0]
     assert torch.equal(expected, torch.full_like(expected, 4.0))
