@@ -1,4 +1,7 @@
-"""memory: peak resident memory, children included, of render and embed at 2,000 rows over that at 20,000 rows."""
+"""memory: peak resident memory, children included, of render and embed at 2,000 rows over that at 20,000 rows.
+
+Shards are of 200 rows, so that the few rows fill the pipeline too: what is compared is a run under way, not its start.
+"""
 
 from __future__ import annotations
 
@@ -14,6 +17,7 @@ from typing import Any
 from bench.render_e2e import corpus_lines
 
 FEW, MANY = 2000, 20_000
+ROWS_PER_SHARD = 200
 
 _MEASURED = """
 import json, resource, sys
@@ -38,6 +42,7 @@ def figures() -> Iterator[dict[str, Any]]:
         for rows in (FEW, MANY):
             strips, embedded = folder / f"strips-{rows}", folder / f"embedded-{rows}"
             render = ["render", str(file), "--corpus", "gsm8k", "--limit", str(rows), "--num-proc", "2"]
+            render += ["--rows-per-shard", str(ROWS_PER_SHARD)]
             peaks["render"][rows] = _peak_kib([*render, "--out", str(strips)])
             peaks["embed"][rows] = _peak_kib(["embed", str(strips), "--model", "tiny", "--out", str(embedded)])
     finally:

@@ -30,8 +30,8 @@ from rotdata.targets import TargetSettings, TooManyLatents, quantise, restore, s
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-_READ_AHEAD = 2
-"""Shards read and waiting for the tower."""
+_READ_AHEAD = max(1, min(4, (os.cpu_count() or 1) // 4))
+"""Shards read, or being read, and waiting for the tower."""
 _WRITERS = max(1, min(8, (os.cpu_count() or 1) // 2))
 IN_FLIGHT = 2 * _READ_AHEAD + _WRITERS + 2
 """Shards begun and not given back, at most."""
@@ -120,16 +120,17 @@ class EmbedShards:
             table=table.select(["id", "question", "cot", "answer", "spans"]),
             pngs=pngs,
             failed=failed,
-            calls=[
+            calls=deque(
                 [(names[i], pictures[names[i]]) for i in call] for call in calls(sizes, self.settings.patches_per_call)
-            ],
+            ),
         )
 
     def _write(self, encoded: _Encoded) -> tuple[int, runs.Written]:
         """Collect what the tower made of a shard, and write it."""
         read = encoded.read
         latents: dict[bytes, NDArray[np.float32] | GeometryError] = dict(read.failed)
-        for names, collect in encoded.collected:
+        while encoded.collected:
+            names, collect = encoded.collected.popleft()
             latents.update(zip(names, collect(), strict=True))
         made = _stored(read, latents, self.settings, self.encoder.identity.width, encoded.halved)
         return read.job.shard, runs.write(read.job.file, made)
@@ -145,8 +146,8 @@ class _Read:
     """Of each row."""
     failed: dict[bytes, GeometryError]
     """Pictures that can't be scaled as the stock processor does."""
-    calls: list[list[tuple[bytes, NDArray[np.uint8]]]]
-    """Pictures of each call, by their PNG."""
+    calls: deque[list[tuple[bytes, NDArray[np.uint8]]]]
+    """Pictures of each call, by their PNG; a call is dropped once it is launched."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +155,8 @@ class _Encoded:
     """A shard that the tower has been given."""
 
     read: _Read
-    collected: list[tuple[list[bytes], Callable[[], list[NDArray[np.float32]]]]]
+    collected: deque[tuple[list[bytes], Callable[[], list[NDArray[np.float32]]]]]
+    """What waits for each call's latents; dropped once it is asked for them."""
     halved: int
 
 
@@ -169,11 +171,10 @@ class _Tower:
     def launch(self, read: _Read) -> _Encoded:
         """All calls of a shard."""
         self._halved = 0
-        collected = [
-            launched
-            for call in read.calls
-            for launched in self._call([name for name, _ in call], [pixels for _, pixels in call])
-        ]
+        collected: deque[tuple[list[bytes], Callable[[], list[NDArray[np.float32]]]]] = deque()
+        while read.calls:
+            call = read.calls.popleft()
+            collected.extend(self._call([name for name, _ in call], [pixels for _, pixels in call]))
         return _Encoded(read=read, collected=collected, halved=self._halved)
 
     def _call(
