@@ -24,7 +24,7 @@ from rottrain.backbone import Backbone
 from rottrain.batches import Batch, Collator, Example
 from rottrain.config import Stage1Config
 from rottrain.head import ProjectionHead
-from rottrain.trainer import Stage1
+from rottrain.learner import Learner
 
 BATCH = 16
 
@@ -49,7 +49,7 @@ def figures() -> Iterator[dict[str, Any]]:
     ]
     batch = Collator(backbone.pad_id)(examples)
     for rollout in ("student", "teacher"):
-        learner = Stage1(backbone, head, Stage1Config(rollout=rollout))
+        learner = Learner(backbone, head, Stage1Config(rollout=rollout))
         ours = _step(learner, batch)
         loop = _loop(learner, encoder, problems, forced=rollout == "teacher")
         difference = abs(ours() - loop())
@@ -57,7 +57,7 @@ def figures() -> Iterator[dict[str, Any]]:
         yield figure | {"loss_difference": round(difference, 7), "latents": int(batch["targets_mask_BK"].sum())}
 
 
-def _step(learner: Stage1, batch: Batch) -> Callable[[], float]:
+def _step(learner: Learner, batch: Batch) -> Callable[[], float]:
     def step() -> float:
         loss = learner(**batch)["loss"]
         loss.backward()
@@ -67,7 +67,7 @@ def _step(learner: Stage1, batch: Batch) -> Callable[[], float]:
     return step
 
 
-def _loop(learner: Stage1, encoder: Encoder, problems: list[ToyProblem], *, forced: bool) -> Callable[[], float]:
+def _loop(learner: Learner, encoder: Encoder, problems: list[ToyProblem], *, forced: bool) -> Callable[[], float]:
     def step() -> float:
         total = 0.0
         for problem in problems:
@@ -80,7 +80,7 @@ def _loop(learner: Stage1, encoder: Encoder, problems: list[ToyProblem], *, forc
     return step
 
 
-def _sample_loss(learner: Stage1, encoder: Encoder, problem: ToyProblem, *, forced: bool) -> Tensor:
+def _sample_loss(learner: Learner, encoder: Encoder, problem: ToyProblem, *, forced: bool) -> Tensor:
     """One sample: picture, encoder, one latent after the other, a second pass for the answer."""
     backbone, head, recipe = learner.backbone, learner.head, learner.recipe
     (encoded,) = encoder.encode([render(problem.cot, StripStyle()).pixels])

@@ -53,6 +53,10 @@ class Backbone:
         self.folder = folder
         self.prompt = _prompt_format(tokenizer, folder)
         self.begin_id, self.end_id = _add_tokens(model, tokenizer)
+        self.base_token_rows = self.token_rows().float().cpu()
+        """Rows of the begin and end token in the embedding table before anything learns, [2, D]."""
+        self.trains_language = False
+        """Whether weights of the base model itself learn, or have learnt."""
         self.eos_id: int = tokenizer.eos_token_id
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_id
 
@@ -151,14 +155,39 @@ class Backbone:
         with _quiet_peft():
             self.adapter = get_peft_model(self.model, config)
 
-    def load_adapter(self, folder: str) -> None:
-        """Put a trained adapter on the language model, frozen. peft's warning of missing weights is raised."""
+    def load_adapter(self, folder: str, *, trainable: bool = False) -> None:
+        """Put a trained adapter on the language model. peft's warning of missing weights is raised."""
         from peft import PeftModel
 
         with _quiet_peft():
             warnings.filterwarnings("error", "Found missing adapter keys")
-            self.adapter = PeftModel.from_pretrained(self.model, folder)
+            self.adapter = PeftModel.from_pretrained(self.model, folder, is_trainable=trainable)
         self.adapter.eval()
+
+    def merge_adapter(self) -> None:
+        """Add the adapter to the weights it adapts; it is gone then."""
+        assert self.adapter is not None
+        self.model = self.adapter.merge_and_unload()
+        self.adapter = None
+        self.trains_language = True
+
+    def train_language(self, *, head_only: bool) -> None:
+        """Let the base model's own weights learn: all of the language model, or its output rows alone."""
+        self.trains_language = True
+        learns = self.model.lm_head if head_only else self.model
+        learns.requires_grad_(requires_grad=True)
+
+    def language_weights(self) -> dict[str, Tensor]:
+        """The base model's weights, without the vision tower and without names for what is tied."""
+        tied = {"lm_head.weight"} if self.model.config.tie_word_embeddings else set()
+        return {name: value.contiguous() for name, value in self.model.state_dict().items() if name not in tied}
+
+    def load_language(self, weights: dict[str, Tensor]) -> None:
+        """Put weights of `language_weights` in place of the base model's own. Raises RuntimeError if they don't fit."""
+        missing, unexpected = self.model.load_state_dict(weights, strict=False)
+        if unexpected or set(missing) - {"lm_head.weight"}:
+            raise RuntimeError(f"weights {[*missing, *unexpected][:3]} do not fit")
+        self.trains_language = True
 
     @contextmanager
     def base(self) -> Iterator[None]:
@@ -172,7 +201,7 @@ class Backbone:
     def token_rows(self) -> Tensor:
         """Rows of the begin and end token in the embedding table, [2, D]."""
         ids = torch.tensor([self.begin_id, self.end_id], device=self.device)
-        return self.embed(ids).detach()
+        return self.embed(ids).detach().clone()
 
     def _ids(self, text: str, *, special: bool = True) -> list[int]:
         encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=not special)

@@ -1,6 +1,6 @@
 """Shard rows -> padded tensors. Knows shards and token ids; runs no model.
 
-Shapes: B rows, P prompt tokens, K latents, D embedding width, A answer tokens.
+Shapes: B rows, P prompt tokens, K latents, D embedding width, A answer tokens, S character slots of a latent.
 """
 
 from __future__ import annotations
@@ -8,9 +8,9 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any, TypedDict
+from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -20,7 +20,10 @@ from torch.utils.data import Dataset, Sampler
 
 from rotdata.errors import UsageError
 from rotdata.shards import EmbeddedRows, EmbeddingShards
+from rotdata.targets import Longer, TargetSettings, shorten
 from rottrain.backbone import Backbone
+from rottrain.config import Fit
+from rottrain.glyphs import NOTHING, Alphabet
 
 _CACHED_GROUPS = 5
 _SHUFFLED_GROUPS = 4  # row groups whose rows mix; the reader keeps one more than that in memory
@@ -29,10 +32,16 @@ _SHUFFLED_GROUPS = 4  # row groups whose rows mix; the reader keeps one more tha
 class Batch(TypedDict):
     """Tensors of one step. Prompts are padded on the left, everything else on the right."""
 
+    ids: NotRequired[list[str]]
+    """Of the rows; the Trainer takes them out."""
     prompt_ids_BP: Tensor
     prompt_mask_BP: Tensor
     targets_BKD: Tensor
     targets_mask_BK: Tensor
+    last_B: Tensor
+    """Index of the last latent that says something: what follows it is blank."""
+    glyphs_BKS: NotRequired[Tensor]
+    """Classes of the characters that each latent shows; where there is an alphabet."""
     answer_ids_BA: Tensor
     answer_mask_BA: Tensor
 
@@ -45,15 +54,56 @@ class Example:
     prompt_ids: list[int]
     targets_KD: NDArray[np.floating[Any]]
     answer_ids: list[int]
+    said: int | None = None
+    """Latents before the blank ones; by default all."""
+    glyphs_KS: NDArray[np.int64] | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shape:
+    """What becomes of a row's latents before they are learnt."""
+
+    budget: int | None = None
+    fit: Fit = "truncate"
+    blank_D: NDArray[np.float32] | None = None
+    """What pads a row to the budget."""
+    alphabet: Alphabet | None = None
+
+    def example(self, example: Example, text: str, spans: Sequence[int] | None) -> Example:
+        """A row of its strip's own latents as it will be learnt."""
+        latents = example.targets_KD
+        borders = None if spans is None else np.array(spans, dtype=np.int32)
+        if self.budget is not None:
+            longer: Longer = "resample" if self.fit == "resample" else "truncate"
+            latents, borders = shorten(latents, borders, TargetSettings(max_latents=self.budget, longer=longer))
+        said = len(latents)
+        glyphs = None if self.alphabet is None or borders is None else self.alphabet.labels(text, borders.tolist())
+        if self.budget is not None and self.blank_D is not None and said < self.budget:
+            blank = np.broadcast_to(self.blank_D, (self.budget - said, len(self.blank_D)))
+            latents = np.concatenate([latents, blank.astype(latents.dtype)])
+            if glyphs is not None:
+                glyphs = np.pad(glyphs, ((0, self.budget - said), (0, 0)), constant_values=NOTHING)
+        return replace(example, targets_KD=latents, said=said, glyphs_KS=glyphs)
+
+
+_AS_IT_IS = Shape()
 
 
 class ShardRows(Dataset[Example]):
     """Rows of embedding shards by number; a few row groups are kept in memory, the least recently used leaves first."""
 
-    def __init__(self, shards: EmbeddingShards, backbone: Backbone, *, limit: int | None = None) -> None:
+    def __init__(
+        self,
+        shards: EmbeddingShards,
+        backbone: Backbone,
+        *,
+        limit: int | None = None,
+        shape: Shape = _AS_IT_IS,
+    ) -> None:
         """Open rows of `shards`, the first `limit` of them. Raises UsageError."""
         self._shards = shards
         self._backbone = backbone
+        self._shape = shape
         if limit is not None and limit < 1:
             raise UsageError(f"--limit counts rows to train on and is at least 1, got {limit}")
         self._ends = list(accumulate(shards.group_rows))
@@ -68,12 +118,13 @@ class ShardRows(Dataset[Example]):
         group = bisect_right(self._ends, index)
         rows = self._group(group)
         row = index - (self._ends[group] - len(rows))
-        return Example(
+        example = Example(
             id=rows.ids[row],
             prompt_ids=self._backbone.prompt_ids(rows.questions[row]),
             targets_KD=rows.embedding_LD[rows.offsets[row] : rows.offsets[row + 1]],
             answer_ids=self._backbone.answer_ids(rows.answers[row]),
         )
+        return self._shape.example(example, rows.cots[row], rows.spans[row])
 
     @property
     def group_sizes(self) -> list[int]:
@@ -131,14 +182,25 @@ class Collator:
         targets = torch.zeros(len(examples), max(lengths), examples[0].targets_KD.shape[1])
         for row, example in enumerate(examples):
             targets[row, : lengths[row]] = torch.from_numpy(example.targets_KD.astype(np.float32))
-        return Batch(
+        said = [
+            length if example.said is None else example.said for example, length in zip(examples, lengths, strict=True)
+        ]
+        batch = Batch(
+            ids=[example.id for example in examples],
             prompt_ids_BP=prompts,
             prompt_mask_BP=prompt_mask,
             targets_BKD=targets,
             targets_mask_BK=torch.arange(max(lengths)) < torch.tensor(lengths)[:, None],
+            last_B=torch.tensor(said) - 1,
             answer_ids_BA=answers,
             answer_mask_BA=answer_mask,
         )
+        glyphs = [example.glyphs_KS for example in examples if example.glyphs_KS is not None]
+        if len(glyphs) == len(examples):
+            batch["glyphs_BKS"] = torch.full((len(examples), max(lengths), glyphs[0].shape[1]), NOTHING)
+            for row, classes in enumerate(glyphs):
+                batch["glyphs_BKS"][row, : lengths[row]] = torch.from_numpy(classes)
+        return batch
 
 
 def pad_ids(rows: Sequence[Sequence[int]], pad_id: int, *, side: str) -> tuple[Tensor, Tensor]:

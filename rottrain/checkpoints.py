@@ -1,7 +1,8 @@
 """Finished checkpoints: safetensors and a config.json that says what they belong to. No pickle, no frozen weights.
 
 config.json is written last: a folder without it is no checkpoint. Beside it lie head.safetensors,
-token_rows.safetensors and, after stage 2, adapter/ as peft writes it.
+token_rows.safetensors and what has learnt of the language model: adapter/ as peft writes it, or, if its own weights
+were trained, language.safetensors. Where there is a glyph probe, glyph_probe.safetensors holds it.
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from safetensors.torch import load_file, save_file
 from rotdata.errors import CheckpointError
 from rotdata.shards import write_atomically
 from rottrain.backbone import Backbone, PromptFormat
+from rottrain.glyphs import Alphabet, GlyphProbe
 from rottrain.head import ProjectionHead
 
 FORMAT_VERSION = 1
 CONFIG = "config.json"
 HEAD, TOKEN_ROWS, ADAPTER = "head.safetensors", "token_rows.safetensors", "adapter"
+LANGUAGE, PROBE = "language.safetensors", "glyph_probe.safetensors"
 
 Stage = Literal["stage1", "stage2"]
 
@@ -48,16 +51,28 @@ class CheckpointConfig:
     run: dict[str, Any]
     """What was asked for: recipe, fingerprint of the shards, limit, the stage-1 head it started from."""
     result: dict[str, Any]
-    """Steps done and the mean loss of the last logged ones."""
+    """Steps done, the mean loss of the last logged ones and the last validation's figures."""
+    learnt: list[str]
+    """What of the language model is in the checkpoint: "adapter", "language"."""
+    budget: int | None = None
+    """Latents that every row was trained on, if it was one number."""
+    alphabet: dict[str, Any] | None = None
+    """Characters and slots of the glyph probe."""
     format_version: int = FORMAT_VERSION
 
 
-def save(folder: Path, config: CheckpointConfig, head: ProjectionHead, backbone: Backbone) -> None:
+def save(
+    folder: Path, config: CheckpointConfig, head: ProjectionHead, backbone: Backbone, probe: GlyphProbe | None = None
+) -> None:
     """Write a finished checkpoint; config.json comes last."""
     folder.mkdir(parents=True, exist_ok=True)
+    if "language" in config.learnt:
+        _save_tensors(backbone.language_weights(), folder / LANGUAGE)
+    if probe is not None:
+        _save_tensors(probe.state_dict(), folder / PROBE)
     _save_tensors({name: tensor.contiguous() for name, tensor in head.state_dict().items()}, folder / HEAD)
-    _save_tensors({"token_rows": backbone.token_rows().float().cpu().contiguous()}, folder / TOKEN_ROWS)
-    if backbone.adapter is not None:
+    _save_tensors({"token_rows": backbone.base_token_rows}, folder / TOKEN_ROWS)
+    if "adapter" in config.learnt:
         _save_adapter(backbone, folder / ADAPTER)
     text = json.dumps(dataclasses.asdict(config), indent=2, ensure_ascii=False)
     write_atomically(folder / CONFIG, (text + "\n").encode())
@@ -91,25 +106,53 @@ def load_head(folder: Path, config: CheckpointConfig) -> ProjectionHead:
     return head
 
 
-def load_adapter(folder: Path, backbone: Backbone) -> None:
-    """Put the trained adapter of a stage-2 checkpoint on the base model. Raises CheckpointError."""
+def load_probe(folder: Path, config: CheckpointConfig) -> GlyphProbe | None:
+    """The glyph probe, if the checkpoint has one. Raises CheckpointError."""
+    if config.alphabet is None:
+        return None
+    try:
+        probe = GlyphProbe(config.head["width_out"], Alphabet(**config.alphabet))
+        probe.load_state_dict(load_file(folder / PROBE), strict=True)
+    except (OSError, RuntimeError, TypeError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / PROBE} does not hold the probe that {CONFIG} describes: {error}") from error
+    return probe.eval().requires_grad_(requires_grad=False)
+
+
+def load_learnt(folder: Path, config: CheckpointConfig, backbone: Backbone, *, trainable: bool = False) -> None:
+    """Put what the language model has learnt on the base model; an adapter may learn on. Raises CheckpointError."""
+    if "language" in config.learnt:
+        try:
+            backbone.load_language(load_file(folder / LANGUAGE))
+        except (OSError, RuntimeError, SafetensorError) as error:
+            raise CheckpointError(
+                f"{folder / LANGUAGE} holds no weights that fit {backbone.folder.name}: {error}"
+            ) from error
+    if "adapter" in config.learnt:
+        _load_adapter(folder, backbone, trainable=trainable)
+
+
+def _load_adapter(folder: Path, backbone: Backbone, *, trainable: bool) -> None:
     if not (folder / ADAPTER).is_dir():  # peft would look for it on the Hub
         raise CheckpointError(f"{folder} has no {ADAPTER} folder: copy the whole checkpoint, or train it again")
     try:
-        backbone.load_adapter(str(folder / ADAPTER))
+        backbone.load_adapter(str(folder / ADAPTER), trainable=trainable)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, UserWarning) as error:
         raise CheckpointError(
             f"{folder / ADAPTER} holds no adapter that fits {backbone.folder.name}: {error}"
         ) from error
 
 
-def head_sha256(folder: Path) -> str:
-    """SHA-256 of a checkpoint's head file. Raises CheckpointError if there is none."""
+def weights_sha256(folder: Path) -> str:
+    """SHA-256 of a checkpoint's head and of what the language model has learnt. Raises CheckpointError."""
+    digest = hashlib.sha256()
+    learnt = [folder / LANGUAGE, *(folder / ADAPTER).glob("*.safetensors")]
     try:
-        with (folder / HEAD).open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        for file in [folder / HEAD, *(path for path in learnt if path.exists())]:
+            with file.open("rb") as stream:
+                digest.update(hashlib.file_digest(stream, "sha256").digest())
     except OSError as error:
-        raise CheckpointError(f"{folder / HEAD} can't be read: {error}") from error
+        raise CheckpointError(f"the weights in {folder} can't be read: {error}") from error
+    return digest.hexdigest()
 
 
 def check_backbone(folder: Path, config: CheckpointConfig, backbone: Backbone) -> None:
@@ -120,7 +163,7 @@ def check_backbone(folder: Path, config: CheckpointConfig, backbone: Backbone) -
         saved = load_file(folder / TOKEN_ROWS)["token_rows"]
     except (OSError, KeyError, SafetensorError) as error:
         raise CheckpointError(f"{folder / TOKEN_ROWS} can't be read: {error}") from error
-    current = backbone.token_rows().float().cpu()
+    current = backbone.base_token_rows
     if saved.shape != current.shape or not torch.allclose(saved, current, atol=1e-2):
         raise CheckpointError(
             f"{folder} was trained on another base model than {backbone.folder.name}: its begin and end token differ"

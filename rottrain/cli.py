@@ -41,8 +41,29 @@ Lr = Annotated[float | None, typer.Option(help="Learning rate; the paper's is 2e
 Scheduler = Annotated[Literal["constant", "linear", "cosine"] | None, typer.Option(help="Learning rate over time.")]
 WarmupSteps = Annotated[int | None, typer.Option(help="Steps over which the learning rate rises.")]
 RolloutOption = Annotated[
-    Literal["student", "teacher"] | None, typer.Option("--rollout", help="Feed back own latents, or true ones.")
+    str | None,
+    typer.Option(
+        "--rollout", help="student, teacher, jacobi:N[-M], mixed, or phases: 'teacher, jacobi:0-3@0.4, student@0.9'."
+    ),
 ]
+RecipeOption = Annotated[
+    Literal["paper", "fast"], typer.Option("--recipe", help="Defaults: the paper's, or what works best here.")
+]
+TrainableOption = Annotated[
+    Literal["head", "lora", "full", "lm-head"] | None,
+    typer.Option("--trainable", help="What of the language model learns."),
+]
+TrainBudget = Annotated[int | None, typer.Option("--budget", help="Latents that every row is brought to.")]
+FitOption = Annotated[
+    Literal["pad", "truncate", "resample"] | None, typer.Option("--fit", help="How rows are brought to the budget.")
+]
+GlyphWeight = Annotated[float | None, typer.Option(help="Weight of the glyph probe's loss.")]
+HaltWeight = Annotated[float | None, typer.Option(help="Weight of the halt loss, for a dynamic stop.")]
+InputNoise = Annotated[float | None, typer.Option(help="Most noise on the latents that are read, in deviations.")]
+AnswerWeight = Annotated[float | None, typer.Option(help="Weight of the answer's cross-entropy.")]
+ValidationRows = Annotated[int | None, typer.Option(help="Rows held out and validated on.")]
+ValidationSteps = Annotated[int | None, typer.Option(help="Validate every so many steps; default ten times.")]
+ReportTo = Annotated[str, typer.Option(help="Tracker: tensorboard, wandb, mlflow, ... as transformers names them.")]
 Precision = Annotated[
     Literal["auto", "float32", "bfloat16"] | None, typer.Option(help="Arithmetic of the language model.")
 ]
@@ -62,6 +83,7 @@ def stage1(
     out: Out,
     model: Model = "tiny",
     config: Config = None,
+    recipe: RecipeOption = "fast",
     rollout: RolloutOption = None,
     max_steps: MaxSteps = None,
     epochs: Epochs = None,
@@ -71,22 +93,34 @@ def stage1(
     scheduler: Scheduler = None,
     warmup_steps: WarmupSteps = None,
     align_weight: Annotated[float | None, typer.Option(help="Weight of the alignment loss; the paper's is 10.")] = None,
-    answer_weight: Annotated[float | None, typer.Option(help="Weight of the answer's cross-entropy.")] = None,
+    answer_weight: AnswerWeight = None,
+    scaling: Annotated[
+        Literal["none", "global", "dimension"] | None, typer.Option(help="Statistics that targets are scaled by.")
+    ] = None,
+    trainable: TrainableOption = None,
+    budget: TrainBudget = None,
+    fit: FitOption = None,
+    glyph_weight: GlyphWeight = None,
+    halt_weight: HaltWeight = None,
+    input_noise: InputNoise = None,
+    validation_rows: ValidationRows = None,
+    validation_steps: ValidationSteps = None,
     precision: Precision = None,
     save_steps: SaveSteps = None,
     log_steps: LogSteps = None,
     resume: Resume = "auto",
     seed: Seed = None,
     limit: Limit = None,
+    report_to: ReportTo = "none",
     json_: Json = False,  # noqa: FBT002 -- a flag
 ) -> None:
     """Visual alignment: train the projection head to predict the latents of the rendered reasoning."""
-    overrides = _given(locals(), "shards out model config resume limit json_")
+    overrides = _given(locals(), "shards out model config recipe resume limit report_to json_")
     from rottrain.config import Stage1Config, load_yaml
     from rottrain.trainer import run_stage1
 
-    recipe = load_yaml(Stage1Config, config, **overrides)
-    _report(run_stage1(shards, model, out, recipe, resume=resume, limit=limit), as_json=json_)
+    chosen = load_yaml(Stage1Config, config, recipe=recipe, **overrides)
+    _report(run_stage1(shards, model, out, chosen, resume=resume, limit=limit, report_to=report_to), as_json=json_)
 
 
 @app.command()
@@ -96,6 +130,7 @@ def stage2(
     out: Out,
     model: Model = "tiny",
     config: Config = None,
+    recipe: RecipeOption = "fast",
     rollout: RolloutOption = None,
     max_steps: MaxSteps = None,
     epochs: Epochs = None,
@@ -107,21 +142,33 @@ def stage2(
     align_weight: Annotated[
         float | None, typer.Option(help="Weight of the alignment loss; the paper has none.")
     ] = None,
+    answer_weight: AnswerWeight = None,
+    trainable: TrainableOption = None,
+    budget: TrainBudget = None,
+    fit: FitOption = None,
+    glyph_weight: GlyphWeight = None,
+    halt_weight: HaltWeight = None,
+    input_noise: InputNoise = None,
+    validation_rows: ValidationRows = None,
+    validation_steps: ValidationSteps = None,
     precision: Precision = None,
     save_steps: SaveSteps = None,
     log_steps: LogSteps = None,
     resume: Resume = "auto",
     seed: Seed = None,
     limit: Limit = None,
+    report_to: ReportTo = "none",
     json_: Json = False,  # noqa: FBT002
 ) -> None:
     """Latent fine-tuning: train a LoRA adapter to answer from the latents that the frozen head predicts."""
-    overrides = _given(locals(), "shards start out model config resume limit json_")
+    overrides = _given(locals(), "shards start out model config recipe resume limit report_to json_")
     from rottrain.config import Stage2Config, load_yaml
     from rottrain.trainer import run_stage2
 
-    recipe = load_yaml(Stage2Config, config, **overrides)
-    _report(run_stage2(shards, model, start, out, recipe, resume=resume, limit=limit), as_json=json_)
+    chosen = load_yaml(Stage2Config, config, recipe=recipe, **overrides)
+    _report(
+        run_stage2(shards, model, start, out, chosen, resume=resume, limit=limit, report_to=report_to), as_json=json_
+    )
 
 
 @app.command()

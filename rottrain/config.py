@@ -1,11 +1,12 @@
 """What decides a training run: one frozen dataclass a stage; unknown keys are errors. Knows nothing of torch.
 
-The defaults are the paper's recipe (docs/glossary.md gives sources).
+The defaults are the paper's recipe (docs/glossary.md gives sources); RECIPES says what the others change.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,11 @@ from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from rotdata.errors import UsageError
 
-Rollout = Literal["student", "teacher"]
+Recipe = Literal["paper", "fast"]
+Trainable = Literal["head", "lora", "full", "lm-head"]
+Scaling = Literal["none", "global", "dimension"]
+Alignment = Literal["mse", "cosine", "huber"]
+Fit = Literal["pad", "truncate", "resample"]
 Scheduler = Literal["constant", "linear", "cosine"]
 Reduction = Literal["mean", "sum"]
 Activation = Literal["swiglu", "gelu", "relu"]
@@ -30,10 +35,57 @@ def _check_positive(config: object, *names: str) -> None:
             raise UsageError(f"{name} is more than 0, got {value}")
 
 
+def _check_not_negative(config: object, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if not value >= 0:
+            raise UsageError(f"{name} is at least 0, got {value}")
+
+
 def _check_choice(config: object, name: str, allowed: Sequence[str]) -> None:
     value = getattr(config, name)
     if value not in allowed:
         raise UsageError(f"{name} is {' or '.join(allowed)}, got {value!r}")
+
+
+MIXED = "teacher, jacobi:0-1@0.35, jacobi:0-3@0.5, jacobi:0-6@0.7"
+"""What the rollout `mixed` stands for."""
+
+_PHASE = re.compile(r"(teacher|student|jacobi:(?P<least>\d+)(?:-(?P<most>\d+))?)(?:@(?P<start>[\d.]+))?")
+
+
+@dataclass(frozen=True, slots=True)
+class Phase:
+    """How latents are produced from some share of the training on."""
+
+    start: float
+    sweeps: tuple[int, int] | None
+    """Least and most Jacobi sweeps on the model's own predictions, drawn anew for each step; None for the student."""
+
+
+def rollout_phases(text: str) -> list[Phase]:
+    """`teacher`, `student`, `jacobi:N`, `jacobi:N-M`, `mixed`, or several of them with the share they start at.
+
+    "teacher, jacobi:0-3@0.4, student@0.9" begins with true latents, draws 0 to 3 sweeps from 40% of the steps on, and
+    ends with student forcing. Raises UsageError.
+    """
+    phases: list[Phase] = []
+    for part in (MIXED if text.strip() == "mixed" else text).split(","):
+        found = _PHASE.fullmatch(part.strip())
+        if not found:
+            raise UsageError(
+                f"rollout {part.strip()!r} is none of teacher, student, jacobi:N, jacobi:N-M, mixed, "
+                "or several of them as in 'teacher, student@0.5'"
+            )
+        least = int(found["least"] or 0)
+        sweeps = None if found[1] == "student" else (least, int(found["most"] or least))
+        phases.append(Phase(start=_number("rollout", found["start"] or "0"), sweeps=sweeps))
+    starts = [phase.start for phase in phases]
+    if starts[0] != 0 or starts != sorted(set(starts)) or starts[-1] >= 1:
+        raise UsageError(f"the phases of rollout {text!r} start at 0 and at rising shares below 1, got {starts}")
+    if any(phase.sweeps and phase.sweeps[0] > phase.sweeps[1] for phase in phases):
+        raise UsageError(f"a rollout's sweeps go from few to many, got {text!r}")
+    return phases
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,8 +121,32 @@ class LoraSettings:
 class TrainConfig:
     """What both stages share."""
 
-    rollout: Rollout = "student"
-    """How a step's latents are produced: fed back on themselves, as the paper trains, or given the true ones."""
+    rollout: str = "student"
+    """How a step's latents are produced: fed back on themselves, as the paper trains, or see `rollout_phases`."""
+    trainable: Trainable
+    """What learns beside what a stage always trains: nothing, LoRA, all of the language model, or its output rows."""
+    lora: LoraSettings = LoraSettings()
+    train_tokens: bool = False
+    """Whether the rows of the begin and end token are trained with the adapter."""
+    cache_gradient: bool = True
+    """Whether gradients run back through the key-value cache of earlier latents, as in the reference."""
+    input_noise: float = 0.0
+    """Most noise put on the latents that a parallel sweep reads, in standard deviations of the targets; each row draws
+    its own share of it."""
+    budget: int | None = None
+    """Latents a row is brought to, as inference will spend them; by default each row keeps its strip's own."""
+    fit: Fit = "pad"
+    """How: shorter strips followed by blank latents and longer ones cut, longer ones cut alone, or longer ones
+    resampled."""
+    alignment: Alignment = "mse"
+    align_weight: float
+    """Weight of the alignment loss; the paper's lambda is 10, on the mean over dimensions."""
+    answer_weight: float = 1.0
+    """Weight of the cross-entropy of end token and answer, given the latents."""
+    glyph_weight: float = 0.0
+    """Weight of the glyph probe's cross-entropy: it names the characters that each predicted latent shows."""
+    halt_weight: float = 0.0
+    """Weight of the halt loss: at every latent, whether it is the last that says something."""
     batch_size: int = 16
     accumulate: int = 1
     """Batches whose gradients are averaged into one step."""
@@ -90,13 +166,25 @@ class TrainConfig:
     save_steps: int | None = None
     """Write a state to resume from every so many steps; by default only when stopped."""
     log_steps: int = 10
+    validation_rows: int = 0
+    """Rows, the last ones, that are held out of training and validated on."""
+    validation_steps: int | None = None
+    """Validate every so many steps; by default ten times a run."""
 
     def __post_init__(self) -> None:
         """Raise UsageError for values that can't train."""
         _check_positive(
-            self, "batch_size", "accumulate", "epochs", "max_steps", "lr", "max_grad_norm", "save_steps", "log_steps"
-        )
-        _check_choice(self, "rollout", get_args(Rollout))
+            self, "batch_size", "accumulate", "epochs", "max_steps", "lr", "max_grad_norm", "save_steps", "log_steps",
+            "validation_steps", "budget",
+        )  # fmt: skip
+        _check_not_negative(
+            self, "input_noise", "align_weight", "answer_weight", "glyph_weight", "halt_weight", "weight_decay",
+            "warmup_steps", "validation_rows",
+        )  # fmt: skip
+        rollout_phases(self.rollout)
+        _check_choice(self, "trainable", get_args(Trainable))
+        _check_choice(self, "fit", get_args(Fit))
+        _check_choice(self, "alignment", get_args(Alignment))
         _check_choice(self, "scheduler", get_args(Scheduler))
         _check_choice(self, "precision", get_args(Precision))
         _check_choice(self, "align_reduction", get_args(Reduction))
@@ -104,32 +192,41 @@ class TrainConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Stage1Config(TrainConfig):
-    """Stage 1, visual alignment: the language model is frozen, the head learns to predict the strip's latents."""
+    """Stage 1, visual alignment: the head learns to predict the strip's latents, in the paper on a frozen model."""
 
+    trainable: Trainable = "head"
     align_weight: float = 10.0
-    """The paper's lambda, on the mean over dimensions."""
-    answer_weight: float = 1.0
-    """Weight of the cross-entropy of end token and answer, given the predicted latents."""
+    scaling: Scaling = "none"
+    """Statistics by which latents are made alike in scale: the head predicts scaled ones, the alignment loss compares
+    them. Kept in the checkpoint; stage 2 takes them over."""
     head: HeadConfig = HeadConfig()
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for values that can't train."""
+        super().__post_init__()
+        _check_choice(self, "scaling", get_args(Scaling))
 
 
 @dataclass(frozen=True, kw_only=True)
 class Stage2Config(TrainConfig):
-    """Stage 2, latent fine-tuning: the head is frozen, LoRA on the language model learns to answer from its latents."""
+    """Stage 2, latent fine-tuning: the model learns to answer from its latents, in the paper by LoRA."""
 
     epochs: float = 2.0
+    trainable: Trainable = "lora"
+    train_head: bool = False
+    """Whether the head of stage 1 goes on learning."""
     align_weight: float = 0.0
-    """The paper has no alignment loss here; more than 0 holds the latents to the strip's."""
-    answer_weight: float = 1.0
-    cache_gradient: bool = True
-    """Whether gradients run back through the key-value cache of earlier latents, as in the reference."""
-    train_tokens: bool = False
-    """Whether the rows of the begin and end token are trained with the adapter."""
-    lora: LoraSettings = LoraSettings()
 
 
-def load_yaml(kind: type[_Config], file: Path | None, **overrides: Any) -> _Config:
-    """A config of `kind` from a YAML file and overrides, of which None means "not given".
+RECIPES: dict[Recipe, dict[type[TrainConfig], dict[str, Any]]] = {
+    "paper": {Stage1Config: {}, Stage2Config: {}},
+    "fast": {Stage1Config: {}, Stage2Config: {}},
+}
+"""What each recipe changes in the defaults."""
+
+
+def load_yaml(kind: type[_Config], file: Path | None, *, recipe: Recipe = "paper", **overrides: Any) -> _Config:
+    """A config of `kind` from a recipe, a YAML file and overrides, of which None means "not given"; later ones win.
 
     Raises UsageError for unknown keys and values that can't be.
     """
@@ -143,7 +240,9 @@ def load_yaml(kind: type[_Config], file: Path | None, **overrides: Any) -> _Conf
             raise UsageError(f"the config {file} can't be read: {error}") from error
         if not isinstance(content, dict):
             raise UsageError(f"the config {file} holds no mapping of names to values")
-    return from_dict(kind, content | {name: value for name, value in overrides.items() if value is not None})
+    return from_dict(
+        kind, RECIPES[recipe][kind] | content | {name: value for name, value in overrides.items() if value is not None}
+    )
 
 
 def from_dict(kind: type[Any], content: dict[str, Any]) -> Any:

@@ -71,8 +71,8 @@ def evaluate(
         raise UsageError(f"the batch size is at least 1, got {batch_size}")
     answer: dict[Mode, Callable[[list[str]], list[Generation]]] = {
         "rot": lambda questions: rot.generate(questions, budget=budget, batch_size=batch_size),
-        "cot": lambda questions: generate.in_words(rot.backbone, questions, batch_size=batch_size),
-        "no-cot": lambda questions: generate.at_once(rot.backbone, questions, batch_size=batch_size),
+        "cot": lambda questions: generate.in_words(rot.base, questions, batch_size=batch_size),
+        "no-cot": lambda questions: generate.at_once(rot.base, questions, batch_size=batch_size),
     }
     kind: scoring.Kind = "math" if corpus.startswith("math") else "number"
     judged: list[Judged] = []

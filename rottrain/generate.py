@@ -8,6 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -71,9 +72,8 @@ class RoT:
                 f"name the right one, {config.model}, with --model"
             )
         head = checkpoints.load_head(folder, config).to(backbone.device).eval().requires_grad_(requires_grad=False)
-        if config.stage == "stage2":
-            checkpoints.load_adapter(folder, backbone)
         checkpoints.check_backbone(folder, config, backbone)
+        checkpoints.load_learnt(folder, config, backbone)
         return cls(backbone, head, config)
 
     def generate(
@@ -91,6 +91,14 @@ class RoT:
         for batch in _batches(questions, batch_size):
             done += self._generate_batch(batch, budget, max_answer_tokens)
         return done
+
+    @cached_property
+    def base(self) -> Backbone:
+        """The model before it was trained; loaded anew if its own weights have changed."""
+        if not self.backbone.trains_language:
+            return self.backbone
+        precision: Precision = "bfloat16" if self.backbone.dtype == torch.bfloat16 else "float32"
+        return load_backbone(self.backbone.folder, precision)
 
     @torch.inference_mode()
     def _generate_batch(self, questions: list[str], budget: int, max_answer_tokens: int) -> list[Generation]:

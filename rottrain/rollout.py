@@ -70,12 +70,18 @@ def read_prompt(backbone: Backbone, ids_BP: Tensor, mask_BP: Tensor, *, gradient
     return Prompt(cache=cache, mask_BT=mask_BT, hidden_BD=hidden_BTD[:, -1])
 
 
-@dataclass(frozen=True, slots=True)
-class Unrolled:
-    """A student rollout, and the state from which the answer continues."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Predicted:
+    """Latents with gradient where asked for, and the hidden states that they were predicted from."""
 
     latents_BKD: Tensor
-    """Predicted latents, with gradient where asked for. The last one has not been fed back."""
+    hidden_BKD: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Unrolled(Predicted):
+    """A student rollout, and the state from which the answer continues. The last latent has not been fed back."""
+
     cache: Cache
     mask_BT: Tensor
     """Attention mask of what the cache holds: prompt, begin token, K - 1 latents."""
@@ -101,13 +107,14 @@ def unroll(
                 cache=cache,
             )
             hidden_steps.append(hidden_B1D[:, -1])
-    return Unrolled(latents_BKD=head(torch.stack(hidden_steps, dim=1)), cache=cache, mask_BT=mask_BT)
+    hidden_BKD = torch.stack(hidden_steps, dim=1)
+    return Unrolled(latents_BKD=head(hidden_BKD), hidden_BKD=hidden_BKD, cache=cache, mask_BT=mask_BT)
 
 
 def sweep(
     backbone: Backbone, head: nn.Module, prompt: Prompt, given_BKD: Tensor, *, gradient: Gradient = "head"
-) -> Tensor:
-    """Predict all latents in one pass, each from the given ones before it: [B, K, D] -> [B, K, D].
+) -> Predicted:
+    """Predict all latents in one pass, each from the given ones before it.
 
     Rows may be padded on the right: causal attention never looks there.
     """
@@ -119,21 +126,19 @@ def sweep(
                 given_BKD[:, :-1], mask_BT=mask_BT, positions_BT=positions_BK, cache=prompt.fork()
             )
             hidden_BKD = torch.cat([hidden_BKD, read_BKD], dim=1)
-    return head(hidden_BKD)
+    return Predicted(latents_BKD=head(hidden_BKD), hidden_BKD=hidden_BKD)
 
 
-def jacobi(
-    backbone: Backbone, head: nn.Module, prompt: Prompt, start_BKD: Tensor, sweeps: int, *, gradient: Gradient = "head"
-) -> Tensor:
-    """A sweep over `start_BKD`, then `sweeps` more, each over the predictions of the last: only that has a gradient.
+@torch.no_grad()
+def iterate(backbone: Backbone, head: nn.Module, prompt: Prompt, start_BKD: Tensor, sweeps: int) -> Tensor:
+    """What `sweeps` sweeps make of `start_BKD`, each over the predictions of the one before; without a gradient.
 
-    The first `sweeps` + 1 latents are those of `unroll`.
+    The first `sweeps` latents are those of `unroll`.
     """
     given_BKD = start_BKD
-    with torch.no_grad():
-        for _ in range(sweeps):
-            given_BKD = sweep(backbone, head, prompt, given_BKD).to(start_BKD.dtype)
-    return sweep(backbone, head, prompt, given_BKD, gradient=gradient)
+    for _ in range(sweeps):
+        given_BKD = sweep(backbone, head, prompt, given_BKD).latents_BKD.to(start_BKD.dtype)
+    return given_BKD
 
 
 def answer_pass(backbone: Backbone, prompt: Prompt, batch: Batch, latents_BKD: Tensor) -> tuple[Tensor, Tensor]:

@@ -13,8 +13,8 @@ import shutil
 import signal
 import time
 from collections import defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
@@ -41,17 +41,23 @@ from rotdata.encoders import tower_sha256
 from rotdata.errors import CheckpointError, Interrupted, OutputOccupied, ShardMismatch, TrainingError
 from rotdata.models import ModelFolder, find_model
 from rotdata.shards import EmbeddingShards, locked, write_atomically
-from rottrain import checkpoints, rollout
+from rottrain import checkpoints
 from rottrain.backbone import Backbone
-from rottrain.batches import Batch, Collator, GroupShuffle, ShardRows
+from rottrain.batches import Collator, Example, GroupShuffle, ShardRows
 from rottrain.checkpoints import CheckpointConfig
 from rottrain.config import Precision, Stage1Config, Stage2Config
+from rottrain.glyphs import GlyphProbe
 from rottrain.head import ProjectionHead
-from rottrain.losses import alignment_loss, answer_loss
+from rottrain.learner import Learner
+from rottrain.supply import Supply
+from rottrain.validation import validate, warnings_of
 
 RUN = "run.json"
 _COMPLETE = "COMPLETE"
 _STATE = "trained.safetensors"
+BEST, NOT_FINITE = "best.safetensors", "not-finite.json"
+_VALIDATION = "validation_"
+_SHOWN = ("loss", "alignment", "answer", "glyphs", "halt")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,26 +69,44 @@ class Outcome:
     """Mean training loss of the last logged steps."""
     seconds: float
     checkpoint: str
+    validation: dict[str, float] | None = None
+    """Figures of the weights that were kept, on the rows held out."""
 
 
 def run_stage1(
-    shards: Path | str, model: str, out: Path, config: Stage1Config, *, resume: str = "auto", limit: int | None = None
+    shards: Path | str,
+    model: str,
+    out: Path,
+    config: Stage1Config,
+    *,
+    resume: str = "auto",
+    limit: int | None = None,
+    report_to: str = "none",
 ) -> Outcome:
-    """Train the projection head on frozen language model and frozen targets.
+    """Train the projection head towards the shards' latents, in the paper's recipe on a frozen language model.
 
     `shards` is a folder, or a dataset of the Hub as `rotdata.hub.locate` takes it, which is then streamed.
     """
     data, folder = _open(shards, model)
-    set_seed(config.seed)
-    backbone = load_backbone(folder, config.precision)
-    head = ProjectionHead(
-        width_in=backbone.width,
-        width_out=data.width,
-        hidden=config.head.hidden,
-        activation=config.head.activation,
-    ).to(backbone.device)
-    learner = Stage1(backbone, head, config)
-    return _run("stage1", learner, data, model, out, resume=resume, limit=limit, start=None)
+    wanted = _Wanted(
+        stage="stage1", model=model, recipe=config, data=data, limit=limit, resume=resume, report=report_to
+    )
+
+    def build() -> _Ready:
+        set_seed(config.seed)
+        backbone = load_backbone(folder, config.precision)
+        head = ProjectionHead(
+            width_in=backbone.width,
+            width_out=data.width,
+            hidden=config.head.hidden,
+            activation=config.head.activation,
+        ).to(backbone.device)
+        supply = Supply.of(data, backbone, config, limit=limit)
+        if config.scaling != "none":
+            head.set_scale(*supply.scale(per_dimension=config.scaling == "dimension"))
+        return _ready(backbone, head, config, supply, supply.probe(head))
+
+    return _run(wanted, out, build)
 
 
 def run_stage2(
@@ -94,8 +118,9 @@ def run_stage2(
     *,
     resume: str = "auto",
     limit: int | None = None,
+    report_to: str = "none",
 ) -> Outcome:
-    """Train LoRA on the language model with the head of the stage-1 checkpoint `start` frozen."""
+    """Train the language model to answer from its own latents, from the stage-1 checkpoint `start` on."""
     origin = checkpoints.load_config(start)
     if origin.stage != "stage1":
         raise CheckpointError(f"{start} is a {origin.stage} checkpoint: stage 2 starts --from one of stage 1")
@@ -106,77 +131,28 @@ def run_stage2(
             f"{start} was trained on latents of encoding {origin.encoding[:12]}, the shards in {shards} are of "
             f"{encoding[:12]}: use the shards that stage 1 used, or train stage 1 on these"
         )
-    set_seed(config.seed)
-    backbone = load_backbone(folder, config.precision)
-    checkpoints.check_backbone(start, origin, backbone)
-    head = checkpoints.load_head(start, origin).to(backbone.device).requires_grad_(requires_grad=False)
-    backbone.add_adapter(config.lora, train_tokens=config.train_tokens)
-    learner = Stage2(backbone, head, config)
-    return _run("stage2", learner, data, model, out, resume=resume, limit=limit, start=checkpoints.head_sha256(start))
+    head = checkpoints.load_head(start, origin)
+    wanted = _Wanted(
+        stage="stage2",
+        model=model,
+        recipe=config,
+        data=data,
+        limit=limit,
+        resume=resume,
+        report=report_to,
+        start=checkpoints.weights_sha256(start),
+    )
 
+    def build() -> _Ready:
+        set_seed(config.seed)
+        backbone = load_backbone(folder, config.precision)
+        head.to(backbone.device)
+        checkpoints.check_backbone(start, origin, backbone)
+        checkpoints.load_learnt(start, origin, backbone, trainable=config.trainable == "lora")
+        supply = Supply.of(data, backbone, config, limit=limit, probe=checkpoints.load_probe(start, origin))
+        return _ready(backbone, head, config, supply, supply.probe(head))
 
-class Learner(nn.Module):
-    """Backbone and head as one module, whose forward pass is a training step's loss and its parts."""
-
-    accepts_loss_kwargs = False  # the loss is a mean over the batch
-
-    def __init__(self, backbone: Backbone, head: ProjectionHead, recipe: Stage1Config | Stage2Config) -> None:
-        super().__init__()
-        self.backbone = backbone
-        self.language = backbone.model
-        self.head = head
-        self.recipe = recipe
-
-    def rollout_gradient(self) -> rollout.Gradient:
-        """What the latents are differentiable in."""
-        raise NotImplementedError
-
-    def forward(self, **batch: Tensor) -> dict[str, Tensor]:
-        """Roll out, compare with the targets, answer: loss, and its parts alignment and answer."""
-        tensors: Batch = batch  # type: ignore[assignment]  # the collator made it
-        gradient, targets_BKD = self.rollout_gradient(), tensors["targets_BKD"]
-        prompt = rollout.read_prompt(
-            self.backbone, tensors["prompt_ids_BP"], tensors["prompt_mask_BP"], gradient=gradient
-        )
-        if self.recipe.rollout == "student":
-            steps = targets_BKD.shape[1]
-            latents_BKD = rollout.unroll(self.backbone, self.head, prompt, steps, gradient=gradient).latents_BKD
-        else:
-            latents_BKD = rollout.sweep(self.backbone, self.head, prompt, targets_BKD, gradient=gradient)
-        alignment = alignment_loss(
-            latents_BKD, targets_BKD, tensors["targets_mask_BK"], reduction=self.recipe.align_reduction
-        )
-        logits, labels = rollout.answer_pass(self.backbone, prompt, tensors, latents_BKD)
-        answer = answer_loss(logits, labels)
-        loss = self.recipe.align_weight * alignment + self.recipe.answer_weight * answer
-        return {"loss": loss, "alignment": alignment, "answer": answer}
-
-    def trained(self) -> dict[str, nn.Parameter]:
-        """The parameters that learn, by name."""
-        return {name: value for name, value in self.named_parameters() if value.requires_grad}
-
-
-class Stage1(Learner):
-    """Only the head learns; the language model, and so its dropout, stays as in inference."""
-
-    def rollout_gradient(self) -> rollout.Gradient:
-        """Fed-back latents are detached and the language model is frozen: only the head sees a gradient."""
-        return "head"
-
-    def train(self, mode: bool = True) -> Stage1:  # noqa: FBT001, FBT002 -- torch's signature
-        """Put the head alone into training mode."""
-        super().train(mode)
-        self.language.eval()
-        return self
-
-
-class Stage2(Learner):
-    """The adapter learns; the head is frozen but passes gradients on."""
-
-    def rollout_gradient(self) -> rollout.Gradient:
-        """Through the cache of earlier latents, as in the reference, or at each step alone."""
-        assert isinstance(self.recipe, Stage2Config)
-        return "through-cache" if self.recipe.cache_gradient else "own-step"
+    return _run(wanted, out, build)
 
 
 class StageTrainer(Trainer):
@@ -197,20 +173,34 @@ class StageTrainer(Trainer):
         num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002
     ) -> Any:
         """The learner's loss; its parts are kept for the log. Raises TrainingError if it is not finite."""
-        outputs = model(**inputs)
+        learner = self.accelerator.unwrap_model(model)
+        learner.step = self.state.global_step
+        learner.progress = self.state.global_step / max(1, self.state.max_steps)
+        ids = inputs.pop("ids")
+        try:
+            outputs = model(**inputs)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"{len(ids)} rows a step are too many for the memory of {learner.backbone.device}: lower --batch-size "
+                "and raise --accumulate to match, or train with --precision bfloat16"
+            ) from error
         loss = outputs["loss"]
         if not torch.isfinite(loss):
+            file = Path(str(self.args.output_dir)) / NOT_FINITE
+            content = {"step": self.state.global_step + 1, "loss": str(loss.item()), "ids": ids}
+            write_atomically(file, (json.dumps(content, indent=2) + "\n").encode())
             raise TrainingError(
-                f"the loss of step {self.state.global_step + 1} is {loss.item()}: lower --lr, or look for rows with "
-                "extreme values with `rotdata verify`"
+                f"the loss of step {self.state.global_step + 1} is {loss.item()}: lower --lr, or look at the rows "
+                f"whose ids are in {file}"
             )
-        for name in ("alignment", "answer"):
-            self._parts[name].append(outputs[name].detach().item())
+        for name, value in outputs.items():
+            if name != "loss":
+                self._parts[name].append(value.detach().item())
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         """Add the mean of each part since the last log."""
-        if "loss" in logs:
+        if "loss" in logs and self._parts:
             logs |= {name: sum(values) / len(values) for name, values in self._parts.items() if values}
             self._parts.clear()
         super().log(logs, start_time)
@@ -222,20 +212,16 @@ class StageTrainer(Trainer):
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
         learner = self.accelerator.unwrap_model(self.model)
-        trained = {name: value.detach().cpu().contiguous() for name, value in learner.trained().items()}
-        save_file(trained, folder / _STATE)
+        save_file(_detached(learner), folder / _STATE)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         learner = self.accelerator.unwrap_model(model or self.model)
         saved = load_file(Path(resume_from_checkpoint) / _STATE)
-        trained = learner.trained()
-        if saved.keys() != trained.keys():
+        if saved.keys() != learner.trained().keys():
             raise CheckpointError(
                 f"{resume_from_checkpoint} holds other weights than this run trains: use --resume never"
             )
-        with torch.no_grad():
-            for name, value in saved.items():
-                trained[name].copy_(value)
+        _put(saved, learner)
 
 
 class _RunKeeper(TrainerCallback):
@@ -263,7 +249,7 @@ class _RunKeeper(TrainerCallback):
         """Act on a stop request; log the last step."""
         if state.global_step >= state.max_steps:
             control.should_log = True
-        elif self.stopped:
+        elif _any_rank(self.stopped):
             control.should_save = True
             control.should_training_stop = True
 
@@ -275,6 +261,61 @@ class _RunKeeper(TrainerCallback):
         write_atomically(folder / _COMPLETE, b"")
         for older in complete_states(self._out)[:-2]:
             shutil.rmtree(older)
+
+
+class _Validating(TrainerCallback):
+    """Validates on schedule, logs what it found, warns of collapse, and keeps the best weights."""
+
+    def __init__(self, trainer: StageTrainer, held_out: list[Example], out: Path) -> None:
+        self._trainer = trainer
+        self._held_out = held_out
+        self._best = out / BEST
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
+        """Validate where it is due, always after the last step."""
+        learner = self._learner
+        every = learner.recipe.validation_steps or max(1, state.max_steps // 10)
+        if not self._held_out or (state.global_step % every and state.global_step < state.max_steps):
+            return
+        figures = validate(learner, self._held_out)
+        due = control.should_log
+        self._trainer.log({f"{_VALIDATION}{name}": value for name, value in figures.items()})
+        control.should_log = due  # logging takes it for done
+        if is_main():
+            say(f"step {state.global_step}: " + ", ".join(f"{name} {value:.3g}" for name, value in figures.items()))
+            for warning in warnings_of(figures):
+                say(f"warning: {warning}")
+            if _rank(figures) >= max(map(_rank, self._found(state))):
+                save_file(_detached(learner), self._best)
+
+    def take_best(self) -> dict[str, float] | None:
+        """Put the best weights back; their figures, if there was validation."""
+        found = self._found(self._trainer.state)
+        if not found:
+            return None
+        best = max(reversed(found), key=_rank)
+        if best is not found[-1]:
+            _put(load_file(self._best), self._learner)
+        return best
+
+    @property
+    def _learner(self) -> Learner:
+        learner: Learner = self._trainer.accelerator.unwrap_model(self._trainer.model)
+        return learner
+
+    def _found(self, state: TrainerState) -> list[dict[str, float]]:
+        """All figures so far, those of an earlier part of the run too."""
+        return [
+            {name.removeprefix(_VALIDATION): value for name, value in entry.items() if name.startswith(_VALIDATION)}
+            | {"step": entry["step"]}
+            for entry in state.log_history
+            if f"{_VALIDATION}accuracy" in entry
+        ]
+
+
+def _rank(figures: dict[str, float]) -> tuple[float, float]:
+    """Better weights are greater: by accuracy, then by how close the latents are to the strips'."""
+    return figures["accuracy"], -figures["alignment_free"]
 
 
 class _Progress(TrainerCallback):
@@ -301,7 +342,7 @@ class _Progress(TrainerCallback):
         **_: Any,
     ) -> None:
         """Show the losses."""
-        shown = {name: logs[name] for name in ("loss", "alignment", "answer") if logs and name in logs}
+        shown = {name: logs[name] for name in _SHOWN if logs and name in logs}
         if not shown or self._bar is None:
             return
         if self._bar.disable:
@@ -322,94 +363,136 @@ def complete_states(out: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
-def _run(
-    stage: checkpoints.Stage,
-    learner: Learner,
-    data: EmbeddingShards,
-    model: str,
-    out: Path,
-    *,
-    resume: str,
-    limit: int | None,
-    start: str | None,
-) -> Outcome:
+@dataclass(frozen=True, kw_only=True)
+class _Wanted:
+    """What a run was asked for."""
+
+    stage: checkpoints.Stage
+    model: str
+    recipe: Stage1Config | Stage2Config
+    data: EmbeddingShards
+    limit: int | None
+    resume: str
+    report: str
+    start: str | None = None
+    """SHA-256 of the weights it starts from."""
+
+    def identity(self) -> dict[str, Any]:
+        """What a run must share with an earlier one in the same folder to continue it."""
+        recipe = dataclasses.asdict(self.recipe)
+        for name in ("save_steps", "log_steps"):  # they change nothing that is learnt
+            recipe.pop(name)
+        return {
+            "stage": self.stage,
+            "model": self.model,
+            "shards": self.data.manifest.fingerprint,
+            "limit": self.limit,
+            "start": self.start,
+            "recipe": recipe,
+        }
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Ready:
+    """What a run trains, and on what."""
+
+    learner: Learner
+    supply: Supply
+
+
+def _ready(
+    backbone: Backbone,
+    head: ProjectionHead,
+    recipe: Stage1Config | Stage2Config,
+    supply: Supply,
+    probe: GlyphProbe | None,
+) -> _Ready:
+    """Give the language model what learns of it."""
+    if recipe.trainable == "lora":
+        if backbone.adapter is None:
+            backbone.add_adapter(recipe.lora, train_tokens=recipe.train_tokens)
+    else:
+        if backbone.adapter is not None:
+            backbone.merge_adapter()
+        if recipe.trainable in ("full", "lm-head"):
+            backbone.train_language(head_only=recipe.trainable == "lm-head")
+    return _Ready(learner=Learner(backbone, head, recipe, probe), supply=supply)
+
+
+def _run(wanted: _Wanted, out: Path, build: Callable[[], _Ready]) -> Outcome:
     """Train until the end, or until told to stop, and write the finished checkpoint."""
     started = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
-    with locked(out):
-        identity = _identity(stage, learner, data, model, limit=limit, start=start)
+    with locked(out) if is_main() else nullcontext():
+        identity = wanted.identity()
         if _claim(out, identity):
             result = checkpoints.load_config(out).result
         else:
-            result = _train(learner, data, out, resume=resume, limit=limit)
-            config = CheckpointConfig(
-                stage=stage,
-                model=model,
-                encoder=data.manifest.encoder or {},
-                style=data.manifest.style,
-                encoding=data.manifest.encoding_fingerprint,
-                prompt=learner.backbone.prompt,
-                head={
-                    "width_in": learner.head.width_in,
-                    "width_out": learner.head.width_out,
-                    "hidden": learner.head.hidden,
-                    "activation": learner.head.activation,
-                },
-                run=identity,
-                result=result,
-            )
-            checkpoints.save(out, config, learner.head, learner.backbone)
-        for state in out.glob("checkpoint-*"):  # also what a run that was killed right here has left
-            shutil.rmtree(state)
-        (out / RUN).unlink(missing_ok=True)
+            ready = build()
+            result = _train(ready, wanted, out)
+            if is_main():
+                _save(ready, wanted, out, result)
+        if is_main():
+            for state in out.glob("checkpoint-*"):  # also what a run that was killed right here has left
+                shutil.rmtree(state)
+            for name in (RUN, BEST, NOT_FINITE):
+                (out / name).unlink(missing_ok=True)
     return Outcome(**result, seconds=round(time.monotonic() - started, 3), checkpoint=str(out))
 
 
-def _train(learner: Learner, data: EmbeddingShards, out: Path, *, resume: str, limit: int | None) -> dict[str, Any]:
-    """Run the Trainer: steps done and the mean loss of the last logged steps. Raises Interrupted."""
-    rows = ShardRows(data, learner.backbone, limit=limit)
-    if not len(rows):
-        raise ShardMismatch(f"{data.folder} holds no rows to train on")
+def _save(ready: _Ready, wanted: _Wanted, out: Path, result: dict[str, Any]) -> None:
+    """Write the finished checkpoint."""
+    learner, manifest = ready.learner, wanted.data.manifest
+    head, backbone, probe = learner.head, learner.backbone, learner.probe
+    config = CheckpointConfig(
+        stage=wanted.stage,
+        model=wanted.model,
+        encoder=manifest.encoder or {},
+        style=manifest.style,
+        encoding=manifest.encoding_fingerprint,
+        prompt=backbone.prompt,
+        head={
+            "width_in": head.width_in,
+            "width_out": head.width_out,
+            "hidden": head.hidden,
+            "activation": head.activation,
+        },
+        run=wanted.identity(),
+        result=result,
+        learnt=[
+            name
+            for name, has in (("language", backbone.trains_language), ("adapter", backbone.adapter is not None))
+            if has
+        ],
+        budget=wanted.recipe.budget,
+        alphabet={"characters": probe.alphabet.characters, "slots": probe.alphabet.slots} if probe else None,
+    )
+    checkpoints.save(out, config, head, backbone, probe)
+
+
+def _train(ready: _Ready, wanted: _Wanted, out: Path) -> dict[str, Any]:
+    """Run the Trainer: steps done, the mean loss of the last logged steps, the last validation. Raises Interrupted."""
+    learner, supply = ready.learner, ready.supply
     keeper = _RunKeeper(out)
     trainer = StageTrainer(
         learner,
-        rows,
+        supply.rows,
         learner.recipe.seed,
-        _arguments(out, learner),
+        _arguments(out, learner, wanted.report),
         data_collator=Collator(learner.backbone.pad_id),
         callbacks=[keeper, _Progress()],
     )
+    validating = _Validating(trainer, supply.held_out, out)
+    trainer.add_callback(validating)
     trainer.remove_callback(PrinterCallback)  # it prints on stdout
     with keeper.listening():
-        trainer.train(resume_from_checkpoint=_resume_from(out, resume))
+        trainer.train(resume_from_checkpoint=_resume_from(out, wanted.resume))
     state = trainer.state
     if state.global_step < state.max_steps:
         raise Interrupted(f"stopped at step {state.global_step} of {state.max_steps}; the same command resumes {out}")
+    validation = validating.take_best()
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-    return {"steps": state.global_step, "loss": losses[-1]}
-
-
-def _identity(
-    stage: checkpoints.Stage,
-    learner: Learner,
-    data: EmbeddingShards,
-    model: str,
-    *,
-    limit: int | None,
-    start: str | None,
-) -> dict[str, Any]:
-    """What a run must share with an earlier one in the same folder to continue it."""
-    recipe = dataclasses.asdict(learner.recipe)
-    for name in ("save_steps", "log_steps"):  # they change nothing that is learnt
-        recipe.pop(name)
-    return {
-        "stage": stage,
-        "model": model,
-        "shards": data.manifest.fingerprint,
-        "limit": limit,
-        "start": start,
-        "recipe": recipe,
-    }
+    return {"steps": state.global_step, "loss": losses[-1], "validation": validation}
 
 
 def _claim(out: Path, identity: dict[str, Any]) -> bool:
@@ -422,7 +505,8 @@ def _claim(out: Path, identity: dict[str, Any]) -> bool:
     elif any(out.iterdir()):
         raise OutputOccupied(f"{out} holds files that are no training run: choose an empty or new folder for --out")
     else:
-        write_atomically(running, (json.dumps(identity, indent=2) + "\n").encode())
+        if is_main():
+            write_atomically(running, (json.dumps(identity, indent=2) + "\n").encode())
         return False
     if earlier != json.loads(json.dumps(identity)):
         changed = sorted(name for name in identity if earlier.get(name) != identity[name])
@@ -430,7 +514,7 @@ def _claim(out: Path, identity: dict[str, Any]) -> bool:
     return finished.exists()
 
 
-def _arguments(out: Path, learner: Learner) -> TrainingArguments:
+def _arguments(out: Path, learner: Learner, report: str) -> TrainingArguments:
     recipe = learner.recipe
     return TrainingArguments(
         output_dir=str(out),
@@ -448,7 +532,7 @@ def _arguments(out: Path, learner: Learner) -> TrainingArguments:
         save_strategy="steps" if recipe.save_steps else "no",
         save_steps=recipe.save_steps or 1,
         remove_unused_columns=False,
-        report_to="none",
+        report_to=report,
         use_cpu=learner.backbone.device.type == "cpu",
         dataloader_pin_memory=learner.backbone.device.type != "cpu",
         disable_tqdm=True,
@@ -498,6 +582,33 @@ def load_backbone(folder: ModelFolder, precision: Precision) -> Backbone:
         precision, torch.float32 if device == "cpu" else torch.bfloat16
     )
     return Backbone.load(folder, dtype=dtype, device=device)
+
+
+def is_main() -> bool:
+    """Whether this is the only process of a run, or the first of several."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def _any_rank(flag: bool) -> bool:  # noqa: FBT001
+    """Whether any process of the run says so: all must agree on when to stop."""
+    if not torch.distributed.is_initialized():
+        return flag
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    said = torch.tensor(int(flag), device=device)
+    torch.distributed.all_reduce(said, op=torch.distributed.ReduceOp.MAX)
+    return bool(said.item())
+
+
+def _detached(learner: Learner) -> dict[str, Tensor]:
+    """Copies of what learns, on the CPU."""
+    return {name: value.detach().cpu().clone().contiguous() for name, value in learner.trained().items()}
+
+
+@torch.no_grad()
+def _put(saved: dict[str, Tensor], learner: Learner) -> None:
+    trained = learner.trained()
+    for name, value in saved.items():
+        trained[name].copy_(value)
 
 
 def _sync(file: Path) -> None:

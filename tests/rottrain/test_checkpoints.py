@@ -74,7 +74,7 @@ def test_the_config_says_what_the_checkpoint_belongs_to(
         assert config.run["shards"] == manifest.fingerprint
         assert config.prompt == backbone.prompt
         assert config.result["steps"] == 2
-    assert config.run["start"] == checkpoints.head_sha256(stage1_checkpoint)
+    assert config.run["start"] == checkpoints.weights_sha256(stage1_checkpoint)
 
 
 def test_the_machine_s_paths_are_nowhere_but_in_the_model_as_it_was_given(
@@ -161,10 +161,10 @@ def test_a_damaged_head_is_an_error_and_never_a_random_head(stage1: Path, damage
         checkpoints.load_head(stage1, checkpoints.load_config(stage1))
 
 
-def test_a_missing_head_has_no_hash(stage1: Path) -> None:
+def test_without_its_head_a_checkpoint_has_no_hash(stage1: Path) -> None:
     missing(stage1)
     with pytest.raises(CheckpointError, match="can't be read"):
-        checkpoints.head_sha256(stage1)
+        checkpoints.weights_sha256(stage1)
 
 
 def load(folder: Path) -> Backbone:

@@ -9,7 +9,16 @@ from typing import Any
 import pytest
 
 from rotdata.errors import UsageError
-from rottrain.config import HeadConfig, LoraSettings, Stage1Config, Stage2Config, from_dict, load_yaml
+from rottrain.config import (
+    RECIPES,
+    HeadConfig,
+    LoraSettings,
+    Stage1Config,
+    Stage2Config,
+    from_dict,
+    load_yaml,
+    rollout_phases,
+)
 
 
 def written(folder: Path, text: str) -> Path:
@@ -67,7 +76,7 @@ def test_a_recipe_goes_through_plain_values_and_back(kind: Any) -> None:
     [
         (Stage1Config, "learning_rate: 1", "unknown keys learning_rate for Stage1Config: known are rollout, "),
         (Stage1Config, "head: {width: 5}", "unknown keys width for HeadConfig: known are hidden, activation"),
-        (Stage1Config, "lora: {rank: 4}", "unknown keys lora for Stage1Config"),
+        (Stage1Config, "lora: {width: 4}", "unknown keys width for LoraSettings"),
         (Stage2Config, "head: {hidden: 4}", "unknown keys head for Stage2Config"),
         (Stage1Config, "1: 2\nx: 3", "unknown keys 1, x"),
         (Stage1Config, "lr: fast", "lr is a number, got 'fast'"),
@@ -106,7 +115,7 @@ def test_a_file_that_can_not_be_read_is_refused(tmp_path: Path) -> None:
         ({"lr": -1.0}, "lr is more than 0, got -1.0"),
         ({"max_steps": 0}, "max_steps is more than 0"),
         ({"save_steps": -5}, "save_steps is more than 0"),
-        ({"rollout": "jacobian"}, "rollout is student or teacher, got 'jacobian'"),
+        ({"rollout": "jacobian"}, "rollout 'jacobian' is none of teacher, student, jacobi:N"),
         ({"scheduler": "step"}, "scheduler is constant or linear or cosine, got 'step'"),
         ({"precision": "float16"}, "precision is auto or float32 or bfloat16, got 'float16'"),
         ({"align_reduction": "median"}, "align_reduction is mean or sum, got 'median'"),
@@ -133,3 +142,45 @@ def test_shapes_that_can_not_be_are_refused(kind: Any, values: dict[str, Any], m
     with pytest.raises(UsageError) as refusal:
         kind(**values)
     assert message in str(refusal.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "phases"),
+    [
+        ("student", [(0, None)]),
+        ("teacher", [(0, (0, 0))]),
+        ("jacobi:3", [(0, (3, 3))]),
+        ("teacher, jacobi:0-3@0.4,student@0.9", [(0, (0, 0)), (0.4, (0, 3)), (0.9, None)]),
+        ("mixed", [(0, (0, 0)), (0.35, (0, 1)), (0.5, (0, 3)), (0.7, (0, 6))]),
+    ],
+)
+def test_a_rollout_is_read(text: str, phases: list[Any]) -> None:
+    assert [(phase.start, phase.sweeps) for phase in rollout_phases(text)] == phases
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "jacobi",
+        "jacobi:x",
+        "jacobi:3-1",
+        "teacher@0.5",
+        "teacher, student",
+        "teacher, student@1",
+        "a@b",
+        "teacher@.@",
+    ],
+)
+def test_a_rollout_that_means_nothing_is_refused(text: str) -> None:
+    with pytest.raises(UsageError, match="rollout"):
+        Stage1Config(rollout=text)
+
+
+def test_recipes_change_defaults_and_yield_to_files_and_options(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(RECIPES["fast"], Stage1Config, {"lr": 5e-4, "batch_size": 2, "seed": 7})
+    recipe = load_yaml(Stage1Config, written(tmp_path, "batch_size: 8\nseed: 9\n"), recipe="fast", seed=11)
+    assert recipe == Stage1Config(lr=5e-4, batch_size=8, seed=11)
+    assert load_yaml(Stage1Config, None, recipe="paper") == Stage1Config()

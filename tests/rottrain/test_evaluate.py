@@ -35,7 +35,7 @@ class StandInRoT:
     """Answers without a model; raises `error` for questions in `failing`, and notes how it was called."""
 
     def __init__(self, *, failing: Sequence[str] = (), error: Exception | None = None) -> None:
-        self.backbone = SimpleNamespace()
+        self.base = SimpleNamespace()
         self.calls: list[tuple[list[str], int, int]] = []
         self._failing, self._error = failing, error or RuntimeError("out of memory")
 
@@ -136,7 +136,7 @@ def test_words_are_asked_of_the_base_model(monkeypatch: pytest.MonkeyPatch) -> N
     for name in ("in_words", "at_once"):
 
         def answer(backbone: Any, questions: list[str], *, batch_size: int, name: str = name) -> list[Generation]:
-            assert backbone is rot.backbone
+            assert backbone is rot.base
             asked.append(name)
             return [reply_to(question, tokens=9, latents=False) for question in questions]
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch.testing import assert_close
 
-from rottrain.losses import IGNORED, alignment_loss, answer_loss
+from rottrain.losses import IGNORED, alignment_loss, answer_loss, glyph_loss, halt_loss
 
 PREDICTED = torch.tensor([[[1.0, 2.0], [3.0, 4.0]], [[0.0, 1.0], [9.0, 9.0]]])
 TARGET = torch.tensor([[[1.0, 0.0], [0.0, 0.0]], [[2.0, 0.0], [-9.0, 5.0]]])
@@ -67,3 +67,29 @@ def test_a_row_without_labels_is_no_nan() -> None:
 def test_both_losses_are_computed_in_fp32() -> None:
     assert alignment_loss(PREDICTED.bfloat16(), TARGET, MASK).dtype == torch.float32
     assert answer_loss(torch.randn(1, 1, 5).bfloat16(), torch.tensor([[1]])).dtype == torch.float32
+
+
+def test_other_distances_are_by_formula() -> None:
+    predicted, target = torch.tensor([[[0.5, 3.0], [1.0, 0.0]]]), torch.tensor([[[0.0, 0.0], [0.0, 2.0]]])
+    one, both = torch.tensor([[True, False]]), torch.tensor([[True, True]])
+    assert_close(alignment_loss(predicted, target, one, kind="huber"), torch.tensor((0.5 * 0.25 + 2.5) / 2))
+    assert_close(alignment_loss(predicted, predicted * 3, both, kind="cosine"), torch.tensor(0.0))
+    second = torch.tensor([[False, True]])
+    assert_close(alignment_loss(predicted, target, second, kind="cosine"), torch.tensor(1.0))
+
+
+def test_the_glyph_loss_is_the_mean_cross_entropy_of_valid_latents() -> None:
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 3, 2, 4, generator=generator)
+    labels = torch.randint(4, (2, 3, 2), generator=generator)
+    mask = torch.tensor([[True, True, False], [True, False, False]])
+    named = -logits.log_softmax(dim=-1).gather(-1, labels[..., None])[..., 0]
+    assert_close(glyph_loss(logits, labels, mask), (named[0, :2].mean() + named[1, 0].mean()) / 2)
+
+
+def test_the_halt_loss_asks_at_every_latent_up_to_the_last() -> None:
+    logits = torch.tensor([[0.3, -0.2, 9.0], [1.0, 0.5, -0.5]])
+    go, stop = (lambda x: (1 + x.exp()).log()), (lambda x: (1 + (-x).exp()).log())
+    first = (go(logits[0, 0]) + stop(logits[0, 1])) / 2
+    second = (go(logits[1, 0]) + go(logits[1, 1]) + stop(logits[1, 2])) / 3
+    assert_close(halt_loss(logits, torch.tensor([1, 2])), (first + second) / 2)

@@ -13,6 +13,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch import Tensor
+from torch.testing import assert_close
 
 from rotdata import pipeline
 from rotdata.corpora import Source
@@ -34,11 +35,10 @@ from rottrain.checkpoints import CONFIG, HEAD, TOKEN_ROWS
 from rottrain.config import HeadConfig, LoraSettings, Stage1Config, Stage2Config
 from rottrain.generate import RoT
 from rottrain.head import ProjectionHead
+from rottrain.learner import Learner
 from rottrain.trainer import (
     RUN,
     Outcome,
-    Stage1,
-    Stage2,
     StageTrainer,
     complete_states,
     load_backbone,
@@ -171,9 +171,126 @@ def test_stage_1_changes_the_head_and_nothing_else(
     first(tmp_path / "one", max_steps=1)
     first(tmp_path / "two", max_steps=2)
     one, two = (load_file(tmp_path / name / HEAD) for name in ("one", "two"))
-    assert not [name for name in one if torch.equal(one[name], two[name])]
+    fixed = {"mean_D", "deviation_D", "halt.weight", "halt.bias"}  # no scaling and no halt loss were asked for
+    assert {name for name in one if torch.equal(one[name], two[name])} == fixed
     assert_equal_weights(base_weights(loaded[1]), base_weights(backbone))
     assert loaded[1].adapter is None
+
+
+FULL = {"scaling": "dimension", "glyph_weight": 0.5, "halt_weight": 0.5, "input_noise": 0.2, "budget": 4}
+
+
+@pytest.mark.parametrize("trainable", ["lora", "full", "lm-head"])
+def test_what_stage_1_trains_of_the_language_model_is_kept_and_stage_2_goes_on_from_it(
+    first: Run, second: Run, tmp_path: Path, loaded: list[Backbone], backbone: Backbone, trainable: str
+) -> None:
+    options = FULL | {"rollout": "jacobi:0-2", "validation_rows": 2, "trainable": trainable, "max_steps": 2}
+    outcome = first(tmp_path / "one", **options, lora=LoraSettings(rank=2, dropout=0.0))
+    assert outcome.validation is not None
+    assert {"accuracy", "alignment_free", "alignment_forced", "glyphs_free", "halt"} <= outcome.validation.keys()
+    config = checkpoints.load_config(tmp_path / "one")
+    assert config.learnt == (["adapter"] if trainable == "lora" else ["language"])
+    assert config.budget == 4
+    assert checkpoints.load_probe(tmp_path / "one", config) is not None
+    found = RoT.from_pretrained(tmp_path / "one")
+    assert_equal_weights(found.backbone.model.state_dict(), loaded[0].model.state_dict())
+    assert_equal_weights(
+        base_weights(found.base) if trainable != "lora" else base_weights(backbone), base_weights(backbone)
+    )
+    assert torch.equal(found.head.deviation_D, checkpoints.load_head(tmp_path / "one", config).deviation_D)
+    assert not torch.equal(found.head.mean_D, torch.zeros_like(found.head.mean_D))
+
+    second(tmp_path / "two", start=tmp_path / "one", trainable=trainable, train_head=True, lr=1e-6, max_steps=1)
+    again = RoT.from_pretrained(tmp_path / "two")
+    for name, value in found.backbone.model.state_dict().items():
+        assert_close(again.backbone.model.state_dict()[name], value, atol=1e-4, rtol=1e-4)
+    assert torch.equal(again.head.mean_D, found.head.mean_D)
+    assert not torch.equal(again.head.leave.weight, found.head.leave.weight)
+
+
+def test_an_adapter_of_stage_1_becomes_part_of_the_weights_that_stage_2_trains(
+    first: Run, second: Run, tmp_path: Path, backbone: Backbone
+) -> None:
+    lora = LoraSettings(rank=2, dropout=0.0)
+    first(tmp_path / "one", trainable="lora", lora=lora, max_steps=4)
+    second(tmp_path / "two", start=tmp_path / "one", trainable="full", lr=1e-7, max_steps=1)
+    one, two = (RoT.from_pretrained(tmp_path / name) for name in ("one", "two"))
+    assert two.config.learnt == ["language"]
+    questions = ["1+2?", "7+8?"]
+    latents = [[made.latents_KD for made in rot.generate(questions, budget=3)] for rot in (one, two)]
+    for left, right in zip(*latents, strict=True):
+        assert_close(left, right, atol=1e-3, rtol=1e-3)
+    assert (
+        RoT(backbone, one.head, one.config).generate(questions, budget=3)[0].latents_KD - latents[0][0]
+    ).abs().max() > 1e-2
+
+
+def test_the_best_weights_are_kept(first: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[float] = []
+    weights: list[Tensor] = []
+
+    def judged(learner: Learner, examples: Any) -> dict[str, float]:
+        seen.append([0.5, 1.0, 0.25, 0.5][len(seen)])
+        weights.append(learner.head.leave.weight.detach().clone())
+        return {
+            "accuracy": seen[-1],
+            "alignment_free": 1.0,
+            "cosine": 0.0,
+            "rank": 9.0,
+            "rank_true": 9.0,
+            "saturation": 1.0,
+        }
+
+    monkeypatch.setattr(trainer, "validate", judged)
+    outcome = first(tmp_path / "out", validation_rows=2, validation_steps=1, max_steps=4)
+    assert outcome.validation == {
+        "accuracy": 1.0,
+        "alignment_free": 1.0,
+        "cosine": 0.0,
+        "rank": 9.0,
+        "rank_true": 9.0,
+        "saturation": 1.0,
+        "step": 2,
+    }
+    kept = load_file(tmp_path / "out" / HEAD)["leave.weight"]
+    assert torch.equal(kept, weights[1])
+    assert not torch.equal(kept, weights[3])
+    assert sorted(contents(tmp_path / "out")) == ["config.json", "glyph_probe.safetensors", HEAD, TOKEN_ROWS]
+
+
+def test_sweeps_are_drawn_by_step_and_phases_follow_the_run(
+    backbone: Backbone, head: ProjectionHead, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learner = Learner(backbone, head, Stage1Config(rollout="teacher, jacobi:2-5@0.5, student@0.8"))
+    drawn: list[int] = []
+    monkeypatch.setattr("rottrain.rollout.iterate", lambda _b, _h, _p, start, sweeps: drawn.append(sweeps) or start)
+    batch: Any = as_batch(backbone, random_examples(backbone))
+    losses = []
+    for step in range(10):
+        learner.step, learner.progress = step, step / 10
+        losses.append(learner(**batch)["alignment"].item())
+    assert drawn[:5] == [0] * 5
+    assert len(drawn) == 8
+    assert set(drawn[5:]) <= {2, 3, 4, 5}
+    assert losses[8] == losses[9] != losses[0]  # the student's
+
+
+def test_rows_of_a_loss_that_is_not_finite_are_named(first: Run, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("rottrain.learner.alignment_loss", lambda *_, **__: torch.tensor(float("inf")))
+    with pytest.raises(TrainingError, match="not-finite.json"):
+        first(out)
+    saved = json.loads((out / "not-finite.json").read_text())
+    assert (saved["step"], saved["loss"], len(saved["ids"])) == (1, "inf", 4)
+    assert all(id_.startswith("row ") for id_ in saved["ids"])
+
+
+def test_out_of_memory_says_which_knob_to_turn(first: Run, out: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any, **__: Any) -> Tensor:
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("rottrain.learner.alignment_loss", refuse)
+    with pytest.raises(TrainingError, match="lower --batch-size"):
+        first(out)
 
 
 def test_stage_2_changes_the_adapter_and_nothing_else(
@@ -194,18 +311,18 @@ def test_begin_and_end_rows_learn_where_asked_and_are_found_again(
     assert (loaded[0].token_rows() - backbone.token_rows()).abs().min(dim=1).values.max() > 0
     found = RoT.from_pretrained(out).backbone.token_rows()
     assert torch.equal(found, loaded[0].token_rows())
-    assert torch.equal(found, load_file(out / TOKEN_ROWS)["token_rows"])
+    assert torch.equal(backbone.token_rows(), load_file(out / TOKEN_ROWS)["token_rows"])  # those of the base model
 
 
 def test_stage_1_leaves_the_language_model_in_inference_mode(backbone: Backbone, head: ProjectionHead) -> None:
-    learner = Stage1(backbone, head, Stage1Config()).train()
+    learner = Learner(backbone, head, Stage1Config()).train()
     assert learner.head.training
     assert not learner.language.training
 
 
 def test_stage_2_drops_out_only_while_it_trains(backbone: Backbone, head: ProjectionHead) -> None:
     backbone.add_adapter(LoraSettings(rank=2, dropout=0.5), train_tokens=False)
-    learner = Stage2(backbone, head.requires_grad_(requires_grad=False), Stage2Config(rollout="teacher"))
+    learner = Learner(backbone, head.requires_grad_(requires_grad=False), Stage2Config(rollout="teacher"))
     with torch.no_grad():
         for name, value in learner.trained().items():
             value.normal_(std=0.1 if "lora_B" in name else 1.0)

@@ -1,0 +1,131 @@
+"""What a training run learns from: rows of the shards, shaped, some of them held out; their statistics; the probe.
+
+Shapes: L latents, D embedding width, S character slots of a latent.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from rotdata.encoders import load_encoder
+from rotdata.errors import ShardMismatch, UsageError
+from rotdata.models import ModelFolder
+from rotdata.shards import EmbeddingShards
+from rottrain.backbone import Backbone
+from rottrain.batches import Example, Shape, ShardRows
+from rottrain.config import TrainConfig
+from rottrain.glyphs import Alphabet, GlyphProbe, train_probe
+from rottrain.head import ProjectionHead
+
+_SAMPLE = 2000
+"""Rows, the first ones, that statistics and the probe are made from."""
+_BLANK_LATENTS = 32
+
+
+@dataclass(frozen=True, kw_only=True)
+class Supply:
+    """Rows to train on and rows to validate on, none in both."""
+
+    rows: ShardRows
+    held_out: list[Example]
+    recipe: TrainConfig
+    alphabet: Alphabet | None
+    known: GlyphProbe | None
+    """A probe that an earlier stage has learnt."""
+    _sampled: list[Example] = field(default_factory=list)
+
+    @classmethod
+    def of(
+        cls,
+        data: EmbeddingShards,
+        backbone: Backbone,
+        recipe: TrainConfig,
+        *,
+        limit: int | None,
+        probe: GlyphProbe | None = None,
+    ) -> Supply:
+        """Rows of `data` as the recipe wants them. Raises ShardMismatch, UsageError."""
+        every = ShardRows(data, backbone, limit=limit)
+        count = len(every) - recipe.validation_rows
+        if not len(every):
+            raise ShardMismatch(f"{data.folder} holds no rows to train on")
+        if count < 1:
+            raise UsageError(
+                f"--validation-rows {recipe.validation_rows} of the {len(every)} rows in {data.folder} leave none to "
+                "train on: hold fewer out"
+            )
+        has_spans = "resize" not in data.manifest.settings
+        wants_probe = recipe.glyph_weight > 0 or recipe.validation_rows > 0
+        if recipe.glyph_weight > 0 and not has_spans:
+            raise ShardMismatch(
+                f"the latents in {data.folder} have no spans, so there are no characters to learn: set glyph_weight "
+                "to 0, or embed without --resize"
+            )
+        alphabet = None
+        if wants_probe and has_spans:
+            alphabet = probe.alphabet if probe else _alphabet(data)
+        pads = recipe.budget is not None and recipe.fit == "pad"
+        shape = Shape(
+            budget=recipe.budget,
+            fit=recipe.fit,
+            blank_D=blank_latent(backbone.folder) if pads else None,
+            alphabet=alphabet,
+        )
+        rows = ShardRows(data, backbone, limit=count, shape=shape)
+        last = ShardRows(data, backbone, limit=len(every), shape=shape)
+        held_out = [last[index] for index in range(count, len(every))]
+        return cls(rows=rows, held_out=held_out, recipe=recipe, alphabet=alphabet, known=probe)
+
+    def scale(self, *, per_dimension: bool) -> tuple[Tensor, Tensor]:
+        """Mean and standard deviation of the targets, [D] each; one deviation for all unless `per_dimension`."""
+        latents_LD = self._latents()
+        mean_D, deviation_D = latents_LD.mean(dim=0), latents_LD.std(dim=0)
+        whole = deviation_D.square().mean().sqrt()
+        return mean_D, deviation_D.clamp(min=1e-3 * whole) if per_dimension else whole.expand_as(mean_D)
+
+    def probe(self, head: ProjectionHead) -> GlyphProbe | None:
+        """The glyph probe of latents as `head` scales them, if one is wanted and there are spans."""
+        if self.alphabet is None:
+            return None
+        if self.known is not None:
+            return self.known.to(head.mean_D.device)
+        labels_LS = torch.from_numpy(
+            np.concatenate([row.glyphs_KS for row in self._sample() if row.glyphs_KS is not None])
+        )
+        scaled_LD = head.scaled(self._latents().to(head.mean_D.device)).cpu()
+        return train_probe(scaled_LD, labels_LS, self.alphabet, seed=self.recipe.seed).to(head.mean_D.device)
+
+    def _latents(self) -> Tensor:
+        return torch.from_numpy(np.concatenate([row.targets_KD for row in self._sample()]).astype(np.float32))
+
+    def _sample(self) -> list[Example]:
+        if not self._sampled:
+            self._sampled.extend(self.rows[index] for index in range(min(len(self.rows), _SAMPLE)))
+        return self._sampled
+
+
+def blank_latent(folder: ModelFolder) -> NDArray[np.float32]:
+    """The mean latent of a blank strip, [D]: the one time that training needs the vision tower."""
+    encoder = load_encoder(folder, dtype="float32", device="cpu")
+    side = encoder.geometry.factor_px
+    (latents_KD,) = encoder.encode([np.full((side, _BLANK_LATENTS * side), 255, dtype=np.uint8)])
+    mean: NDArray[np.float32] = latents_KD.mean(axis=0)
+    return mean
+
+
+def _alphabet(data: EmbeddingShards) -> Alphabet:
+    """Characters of the first rows."""
+    texts: list[str] = []
+    spans: list[list[int]] = []
+    for group in range(len(data.group_rows)):
+        rows = data.read_group(group)
+        texts += rows.cots
+        spans += [row for row in rows.spans if row is not None]
+        if len(texts) >= _SAMPLE:
+            break
+    return Alphabet.of(texts, spans)
