@@ -74,7 +74,12 @@ Seed = Annotated[int | None, typer.Option(help="Seed of weights, order and dropo
 Limit = Annotated[int | None, typer.Option(help="Use no more than this many rows.")]
 Checkpoint = Annotated[Path, typer.Argument(help="Folder of a finished checkpoint.")]
 BaseModel = Annotated[str | None, typer.Option("--model", help="Base model, if it lies elsewhere than at training.")]
-Budget = Annotated[int, typer.Option(help="Latents spent on each question.")]
+Budget = Annotated[
+    int | None, typer.Option(help="Latents spent on each question; by default what it was trained on, or 32.")
+]
+Stop = Annotated[
+    float | None, typer.Option(help="Stop at the first latent that is the last with this probability; budget is a cap.")
+]
 
 
 @app.command()
@@ -178,7 +183,8 @@ def generate(
         list[str] | None, typer.Argument(help="Questions; without any, and without --file, stdin.")
     ] = None,
     file: Annotated[Path | None, typer.Option(help="A file with one question a line.")] = None,
-    budget: Budget = 32,
+    budget: Budget = None,
+    stop: Stop = None,
     batch_size: Annotated[int, typer.Option(help="Questions answered together.")] = 16,
     model: BaseModel = None,
     json_: Json = False,  # noqa: FBT002
@@ -188,7 +194,8 @@ def generate(
     from rottrain.generate import RoT
 
     asked = _questions(questions, file)
-    generations = RoT.from_pretrained(checkpoint, model=model).generate(asked, budget=budget, batch_size=batch_size)
+    rot = RoT.from_pretrained(checkpoint, model=model)
+    generations = rot.generate(asked, budget=budget, stop=stop, batch_size=batch_size)
     if json_:
         print_json(
             [
@@ -215,7 +222,8 @@ def evaluate(
     split: Annotated[str, typer.Option(help="Split of the dataset.")] = "test",
     config: Annotated[str | None, typer.Option(help="Configuration of a Hub dataset.")] = None,
     limit: Limit = None,
-    budget: Budget = 32,
+    budget: Budget = None,
+    stop: Stop = None,
     modes: Annotated[str, typer.Option(help="Comma-separated: rot, and the base model's cot and no-cot.")] = "rot",
     batch_size: Annotated[int, typer.Option(help="Questions answered together.")] = 32,
     model: BaseModel = None,
@@ -240,7 +248,9 @@ def evaluate(
         else:
             say(f"left out, since it can't be graded: {row.id}: {row.reason}")
     rot = RoT.from_pretrained(checkpoint, model=model)
-    results = [run(rot, rows, mode, corpus=asked.corpus, budget=budget, batch_size=batch_size)[0] for mode in chosen]
+    results = [
+        run(rot, rows, mode, corpus=asked.corpus, budget=budget, stop=stop, batch_size=batch_size)[0] for mode in chosen
+    ]
     if json_:
         print_json([dataclasses.asdict(result) for result in results])
     else:

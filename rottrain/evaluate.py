@@ -57,7 +57,8 @@ def evaluate(
     mode: Mode,
     *,
     corpus: str,
-    budget: int,
+    budget: int | None = None,
+    stop: float | None = None,
     batch_size: int = 32,
     keep_latents: bool = False,
 ) -> tuple[Result, list[Judged]]:
@@ -70,7 +71,7 @@ def evaluate(
     if batch_size < 1:
         raise UsageError(f"the batch size is at least 1, got {batch_size}")
     answer: dict[Mode, Callable[[list[str]], list[Generation]]] = {
-        "rot": lambda questions: rot.generate(questions, budget=budget, batch_size=batch_size),
+        "rot": lambda questions: rot.generate(questions, budget=budget, stop=stop, batch_size=batch_size),
         "cot": lambda questions: generate.in_words(rot.base, questions, batch_size=batch_size),
         "no-cot": lambda questions: generate.at_once(rot.base, questions, batch_size=batch_size),
     }
@@ -92,7 +93,7 @@ def evaluate(
         accuracy=sum(entry.correct for entry in judged) / len(rows),
         reasoning_tokens=round(sum(generation.reasoning_tokens for generation in made) / count, 2),
         seconds_per_question=round(sum(generation.seconds for generation in made) / count, 5),
-        budget=budget if mode == "rot" else None,
+        budget=(budget or rot.config.budget or generate.DEFAULT_BUDGET) if mode == "rot" else None,
         failures=len(rows) - len(made),
     )
     return result, judged

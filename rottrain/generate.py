@@ -29,6 +29,7 @@ from rottrain.trainer import load_backbone
 if TYPE_CHECKING:
     from transformers import Cache
 
+DEFAULT_BUDGET = 32
 MAX_ANSWER_TOKENS = 64
 MAX_COT_TOKENS = 1024
 
@@ -80,17 +81,34 @@ class RoT:
         self,
         questions: Sequence[str],
         *,
-        budget: int = 32,
+        budget: int | None = None,
+        stop: float | None = None,
         batch_size: int = 16,
         max_answer_tokens: int = MAX_ANSWER_TOKENS,
     ) -> list[Generation]:
-        """Think `budget` latents about each question, then answer, greedily; in the order of the questions."""
+        """Think `budget` latents about each question, then answer, greedily; in the order of the questions.
+
+        By default the budget is the one it was trained on, or 32. With `stop`, each question's thinking ends at the
+        first latent that is the last with more than this probability, at the budget at the latest. Raises UsageError,
+        and CheckpointError for a checkpoint that has not learnt to stop.
+        """
+        budget = (self.config.budget or DEFAULT_BUDGET) if budget is None else budget
         if budget < 1:
             raise UsageError(f"the budget is at least 1 latent, got {budget}")
+        if stop is not None:
+            self._check_stop(stop)
         done: list[Generation] = []
         for batch in _batches(questions, batch_size):
-            done += self._generate_batch(batch, budget, max_answer_tokens)
+            done += self._generate_batch(batch, budget, stop, max_answer_tokens)
         return done
+
+    def _check_stop(self, stop: float) -> None:
+        if not 0 < stop < 1:
+            raise UsageError(f"a stop is a probability between 0 and 1, got {stop}")
+        if not self.config.run["recipe"].get("halt_weight"):
+            raise CheckpointError(
+                "this checkpoint has not learnt to stop: give a fixed budget, or train with --halt-weight"
+            )
 
     @cached_property
     def base(self) -> Backbone:
@@ -101,24 +119,28 @@ class RoT:
         return load_backbone(self.backbone.folder, precision)
 
     @torch.inference_mode()
-    def _generate_batch(self, questions: list[str], budget: int, max_answer_tokens: int) -> list[Generation]:
+    def _generate_batch(
+        self, questions: list[str], budget: int, stop: float | None, max_answer_tokens: int
+    ) -> list[Generation]:
         backbone = self.backbone
         started = time.perf_counter()
         ids, mask = _prompts(backbone, questions, prefill="")
-        thought = unroll(backbone, self.head, read_prompt(backbone, ids, mask), budget)
+        prompt = read_prompt(backbone, ids, mask)
+        ends = None if stop is None else lambda hidden_BD: self.head.is_last(hidden_BD).sigmoid() > stop
+        thought = unroll(backbone, self.head, prompt, budget, stop=ends)
         end = torch.full((len(questions), 1), backbone.end_id, device=backbone.device)
         last = thought.latents_BKD[:, -1:].to(backbone.dtype)
         inputs = torch.cat([last, backbone.embed(end)], dim=1)
-        replies = _continue(backbone, inputs, thought.mask_BT, thought.cache, max_answer_tokens)
+        replies = _continue(backbone, inputs, thought.mask_after(prompt, 1), thought.cache, max_answer_tokens)
         seconds = (time.perf_counter() - started) / len(questions)
-        latents = thought.latents_BKD.float().cpu()
+        latents, counts = thought.latents_BKD.float().cpu(), thought.counts_B.tolist()
         return [
             Generation(
                 question=question,
                 reply=backbone.decode(reply),
-                reasoning_tokens=budget,
+                reasoning_tokens=counts[row],
                 seconds=seconds,
-                latents_KD=latents[row],
+                latents_KD=latents[row, : counts[row]],
             )
             for row, (question, reply) in enumerate(zip(questions, replies, strict=True))
         ]
@@ -151,7 +173,7 @@ def _text_replies(
             started = time.perf_counter()
             ids, mask = _prompts(backbone, batch, prefill=prefill)
             cache = DynamicCache(config=backbone.model.config.text_config)
-            replies = _continue(backbone, backbone.embed(ids), mask[:, :0], cache, max_tokens, first_mask_BT=mask)
+            replies = _continue(backbone, backbone.embed(ids), mask, cache, max_tokens)
             seconds = (time.perf_counter() - started) / len(batch)
             for question, reply in zip(batch, replies, strict=True):
                 text = prefill + backbone.decode(reply)
@@ -180,17 +202,15 @@ def _prompts(backbone: Backbone, questions: Sequence[str], *, prefill: str) -> t
 def _continue(
     backbone: Backbone,
     inputs_BTD: Tensor,
-    cached_mask_BT: Tensor,
+    mask: Tensor,
     cache: Cache,
     max_tokens: int,
-    *,
-    first_mask_BT: Tensor | None = None,
 ) -> list[list[int]]:
-    """Feed `inputs_BTD` after what the cache holds and decode greedily: each row's token ids, without the end."""
+    """Feed `inputs_BTD` after what the cache holds and decode greedily: each row's token ids, without the end.
+
+    `mask` [B, T] is of what the cache holds and of the inputs.
+    """
     fed = inputs_BTD.shape[1]
-    if first_mask_BT is None:
-        first_mask_BT = cached_mask_BT.new_ones(len(inputs_BTD), fed)
-    mask = torch.cat([cached_mask_BT, first_mask_BT], dim=1)
     positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
     replies: list[list[int]] = [[] for _ in range(len(inputs_BTD))]
     open_rows = set(range(len(replies)))

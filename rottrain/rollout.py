@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -83,19 +84,39 @@ class Unrolled(Predicted):
     """A student rollout, and the state from which the answer continues. The last latent has not been fed back."""
 
     cache: Cache
-    mask_BT: Tensor
-    """Attention mask of what the cache holds: prompt, begin token, K - 1 latents."""
+    counts_B: Tensor
+    """Latents of each row before it stopped: K, unless rows may stop."""
+
+    def mask_after(self, prompt: Prompt, more: int) -> Tensor:
+        """Attention mask of prompt, latents and `more` positions; it hides latents of rows that had stopped."""
+        latents_BK = torch.arange(self.latents_BKD.shape[1], device=self.counts_B.device) < self.counts_B[:, None]
+        return torch.cat([prompt.mask_BT, latents_BK, latents_BK.new_ones(len(latents_BK), more)], dim=1)
+
+
+Stop = Callable[[Tensor], Tensor]
+"""Hidden states [B, D] -> whether the latents predicted from them are their rows' last, [B]."""
 
 
 def unroll(
-    backbone: Backbone, head: nn.Module, prompt: Prompt, num_latents: int, *, gradient: Gradient = "head"
+    backbone: Backbone,
+    head: nn.Module,
+    prompt: Prompt,
+    num_latents: int,
+    *,
+    gradient: Gradient = "head",
+    stop: Stop | None = None,
 ) -> Unrolled:
-    """Predict `num_latents` latents, feeding each back detached."""
+    """Predict `num_latents` latents, feeding each back detached; with `stop`, fewer if all rows have stopped."""
     hidden_steps = [prompt.hidden_BD]
     cache = prompt.fork()
     mask_BT, positions_BK = prompt.continued(num_latents - 1)
+    counts_B = torch.full((len(prompt.hidden_BD),), num_latents, device=prompt.hidden_BD.device)
     with _gradient_in(gradient):
         for step in range(num_latents - 1):
+            if stop is not None:
+                counts_B = torch.where(stop(hidden_steps[-1]), counts_B.clamp(max=step + 1), counts_B)
+                if int(counts_B.max()) <= step + 1:
+                    break
             if gradient == "own-step":
                 _detach_cache(cache)
             with torch.no_grad():
@@ -108,7 +129,7 @@ def unroll(
             )
             hidden_steps.append(hidden_B1D[:, -1])
     hidden_BKD = torch.stack(hidden_steps, dim=1)
-    return Unrolled(latents_BKD=head(hidden_BKD), hidden_BKD=hidden_BKD, cache=cache, mask_BT=mask_BT)
+    return Unrolled(latents_BKD=head(hidden_BKD), hidden_BKD=hidden_BKD, cache=cache, counts_B=counts_B)
 
 
 def sweep(

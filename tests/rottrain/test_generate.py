@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,61 @@ def test_a_budget_is_spent_exactly(rot: RoT, budget: int) -> None:
     made = rot.generate(QUESTIONS[:2], budget=budget, max_answer_tokens=1)
     assert [generation.reasoning_tokens for generation in made] == [budget] * 2
     assert [generation.latents_KD.shape for generation in made] == [(budget, 192)] * 2
+
+
+def stops_at(rot: RoT, monkeypatch: pytest.MonkeyPatch, logits: dict[str, list[float]]) -> None:
+    """Have the latents of each question be the last with these logits; the script is keyed by the hidden states."""
+    script: list[tuple[Tensor, float]] = []
+    for question, values in logits.items():
+        inputs = naive_thought(rot, question, len(values))
+        start = len(inputs) - len(values) - 2
+        with torch.no_grad():
+            hidden = full_pass(rot.backbone, inputs)[start : start + len(values)]
+        script += zip(hidden, values, strict=True)
+
+    def is_last(hidden_BD: Tensor) -> Tensor:
+        nearest = torch.cdist(hidden_BD, torch.stack([known for known, _ in script])).argmin(dim=1)
+        return torch.tensor([script[index][1] for index in nearest.tolist()])
+
+    monkeypatch.setattr(rot.head, "is_last", is_last)
+    monkeypatch.setitem(rot.config.run["recipe"], "halt_weight", 1.0)
+
+
+def test_each_question_stops_where_its_last_latent_is(rot: RoT, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = dict(zip(QUESTIONS[:4], ([-5.0, 1, 5, -5], [3.0, 0, 0, 0], [-5.0] * 4, [-5.0, 0.5, 0, 1]), strict=True))
+    stops_at(rot, monkeypatch, asked)
+    for stop, counts in ((0.5, [2, 1, 4, 2]), (0.9, [3, 1, 4, 4])):
+        made = rot.generate(list(asked), budget=4, stop=stop, max_answer_tokens=5)
+        assert [generation.reasoning_tokens for generation in made] == counts
+        for generation, count in zip(made, counts, strict=True):
+            [alone] = rot.generate([generation.question], budget=count, max_answer_tokens=5)
+            assert generation.latents_KD.shape == (count, 192)
+            assert_close(generation.latents_KD, alone.latents_KD, rtol=1e-5, atol=1e-5)
+            assert generation.reply == alone.reply
+
+
+def test_thinking_ends_when_all_have_stopped(rot: RoT, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps: list[int] = []
+    hidden = rot.backbone.hidden
+    monkeypatch.setattr(rot.backbone, "hidden", lambda *given, **more: steps.append(1) or hidden(*given, **more))
+    monkeypatch.setattr(rot.head, "is_last", lambda hidden_BD: torch.full((len(hidden_BD),), 9.0))
+    monkeypatch.setitem(rot.config.run["recipe"], "halt_weight", 1.0)
+    rot.generate(QUESTIONS[:2], budget=50, stop=0.5, max_answer_tokens=1)
+    assert len(steps) == 2  # the prompt, and latent with end token
+
+
+def test_only_what_has_learnt_to_stop_does(rot: RoT) -> None:
+    with pytest.raises(CheckpointError, match="--halt-weight"):
+        rot.generate(QUESTIONS[:1], stop=0.5)
+    with pytest.raises(UsageError, match="between 0 and 1"):
+        rot.generate(QUESTIONS[:1], stop=1.0)
+
+
+def test_without_a_budget_the_one_of_the_training_is_spent(rot: RoT) -> None:
+    rot.config = replace(rot.config, budget=3)
+    assert rot.generate(QUESTIONS[:1], max_answer_tokens=1)[0].reasoning_tokens == 3
+    rot.config = replace(rot.config, budget=None)
+    assert rot.generate(QUESTIONS[:1], max_answer_tokens=1)[0].reasoning_tokens == 32
 
 
 def test_a_smaller_budget_thinks_the_same_latents_up_to_its_end(rot: RoT) -> None:

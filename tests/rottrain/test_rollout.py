@@ -208,10 +208,12 @@ def test_a_batch_of_single_latents_is_rolled_out(backbone: Backbone, head: Proje
 def test_what_is_unrolled_goes_on_as_a_full_pass_would(
     backbone: Backbone, head: ProjectionHead, examples: list[Example], batch: Batch
 ) -> None:
-    thought = rollout.unroll(backbone, head, read(backbone, batch), 3)
-    assert thought.cache.get_seq_length() == thought.mask_BT.shape[1] == batch["prompt_ids_BP"].shape[1] + 1 + 2
+    prompt = read(backbone, batch)
+    thought = rollout.unroll(backbone, head, prompt, 3)
+    assert thought.cache.get_seq_length() == batch["prompt_ids_BP"].shape[1] + 1 + 2
+    assert thought.counts_B.tolist() == [3] * 4
     fed = torch.cat([thought.latents_BKD[:, -1:], token_inputs(backbone, [backbone.end_id] * 4)[:, None]], dim=1)
-    mask = torch.cat([thought.mask_BT, torch.ones(4, 2, dtype=torch.bool)], dim=1)
+    mask = thought.mask_after(prompt, 1)
     positions = (mask.long().cumsum(dim=1) - 1)[:, -2:]
     hidden = backbone.hidden(fed, mask_BT=mask, positions_BT=positions, cache=thought.cache)
     for row, example in enumerate(examples):
