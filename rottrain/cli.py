@@ -304,6 +304,11 @@ def _questions(questions: list[str] | None, file: Path | None) -> list[str]:
 
 
 def _report(outcome: Any, *, as_json: bool) -> None:
+    from rottrain.trainer import is_main, leave_group
+
+    leave_group()
+    if not is_main():
+        return
     if as_json:
         print_json(dataclasses.asdict(outcome))
     else:

@@ -155,6 +155,7 @@ class TrainConfig:
     """Stop after so many steps, whatever epochs says."""
     lr: float = 2e-5
     weight_decay: float = 1e-2
+    adam_beta2: float = 0.999
     max_grad_norm: float = 1.0
     scheduler: Scheduler = "constant"
     warmup_steps: int = 0
@@ -218,9 +219,26 @@ class Stage2Config(TrainConfig):
     align_weight: float = 0.0
 
 
+_FAST = {
+    "trainable": "full",
+    "align_weight": 1.0,
+    "glyph_weight": 0.5,
+    "halt_weight": 0.1,
+    "input_noise": 0.3,
+    "warmup_steps": 50,
+    "adam_beta2": 0.98,
+}
 RECIPES: dict[Recipe, dict[type[TrainConfig], dict[str, Any]]] = {
     "paper": {Stage1Config: {}, Stage2Config: {}},
-    "fast": {Stage1Config: {}, Stage2Config: {}},
+    "fast": {
+        Stage1Config: _FAST | {"scaling": "dimension", "rollout": "teacher, jacobi:0-1@0.75"},
+        Stage2Config: _FAST
+        | {
+            "train_head": True,
+            "scheduler": "cosine",
+            "rollout": "jacobi:0-1, jacobi:0-3@0.1, jacobi:0-6@0.3, jacobi:0-10@0.6",
+        },
+    },
 }
 """What each recipe changes in the defaults."""
 

@@ -199,9 +199,11 @@ class StageTrainer(Trainer):
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the mean of each part since the last log."""
+        """Add the mean of each part since the last log, over all processes."""
         if "loss" in logs and self._parts:
-            logs |= {name: sum(values) / len(values) for name, values in self._parts.items() if values}
+            means = torch.tensor([sum(values) / len(values) for values in self._parts.values()])
+            means = self.accelerator.reduce(means.to(self.accelerator.device), "mean")
+            logs |= dict(zip(self._parts, means.tolist(), strict=True))
             self._parts.clear()
         super().log(logs, start_time)
 
@@ -255,6 +257,10 @@ class _RunKeeper(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
         """Mark the state as complete, and only then drop older ones."""
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # every process has written its part
+        if not is_main():
+            return
         folder = self._out / f"checkpoint-{state.global_step}"
         for file in folder.iterdir():
             _sync(file)
@@ -326,6 +332,8 @@ class _Progress(TrainerCallback):
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
         """Open the bar where the run starts, a resumed one included."""
+        if not is_main():
+            return
         self._bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", desc="train", disable=None)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
@@ -524,6 +532,7 @@ def _arguments(out: Path, learner: Learner, report: str) -> TrainingArguments:
         max_steps=recipe.max_steps or -1,
         learning_rate=recipe.lr,
         weight_decay=recipe.weight_decay,
+        adam_beta2=recipe.adam_beta2,
         max_grad_norm=recipe.max_grad_norm,
         lr_scheduler_type=recipe.scheduler,
         warmup_steps=recipe.warmup_steps,
@@ -532,6 +541,7 @@ def _arguments(out: Path, learner: Learner, report: str) -> TrainingArguments:
         save_strategy="steps" if recipe.save_steps else "no",
         save_steps=recipe.save_steps or 1,
         remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
         report_to=report,
         use_cpu=learner.backbone.device.type == "cpu",
         dataloader_pin_memory=learner.backbone.device.type != "cpu",
@@ -543,7 +553,7 @@ def _resume_from(out: Path, resume: str) -> str | None:
     """The state folder that --resume names: auto is the newest complete one, if any."""
     states = complete_states(out)
     if resume == "never":
-        for state in out.glob("checkpoint-*"):
+        for state in out.glob("checkpoint-*") if is_main() else ():
             shutil.rmtree(state)
         return None
     if resume == "auto":
@@ -587,6 +597,13 @@ def load_backbone(folder: ModelFolder, precision: Precision) -> Backbone:
 def is_main() -> bool:
     """Whether this is the only process of a run, or the first of several."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def leave_group() -> None:
+    """End this process's part in a run of several, cleanly; nothing where there is but one."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
 
 
 def _any_rank(flag: bool) -> bool:  # noqa: FBT001
