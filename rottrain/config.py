@@ -263,6 +263,20 @@ def load_yaml(kind: type[_Config], file: Path | None, *, recipe: Recipe = "paper
     )
 
 
+def what_decides(config: TrainConfig) -> dict[str, Any]:
+    """A config as plain values, without how often it saves and logs, which changes nothing that is learnt."""
+    return {
+        name: value for name, value in dataclasses.asdict(config).items() if name not in ("save_steps", "log_steps")
+    }
+
+
+def as_yaml(config: TrainConfig) -> str:
+    """What decides a run, as `load_yaml` reads it."""
+    import yaml
+
+    return yaml.safe_dump(what_decides(config), sort_keys=False)
+
+
 def from_dict(kind: type[Any], content: dict[str, Any]) -> Any:
     """A dataclass of `kind` from plain values; nested mappings become nested configs. Raises UsageError."""
     hints = get_type_hints(kind)

@@ -20,8 +20,8 @@ from rottrain.report import write_report
 EVALUATED_ROWS = 200
 BUDGET = 32
 """Latents a question; the toy corpus's strips have 13 to 33."""
-STAGE1 = ("--rollout", "teacher", "--lr", "1e-3", "--scheduler", "cosine", "--batch-size", "32")
-STAGE2 = ("--rollout", "student", "--lr", "1e-3", "--scheduler", "cosine", "--batch-size", "32")
+STAGE1 = ("--recipe", "paper", "--rollout", "teacher", "--lr", "1e-3", "--scheduler", "cosine", "--batch-size", "32")
+STAGE2 = ("--recipe", "paper", "--rollout", "student", "--lr", "1e-3", "--scheduler", "cosine", "--batch-size", "32")
 """The paper's stages at learning rates that suit three million parameters and a few minutes."""
 
 

@@ -6,7 +6,6 @@ checkpoint-STEP folders, the Trainer's own state; one counts only once its COMPL
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import os
 import shutil
@@ -45,14 +44,14 @@ from rottrain import checkpoints
 from rottrain.backbone import Backbone
 from rottrain.batches import Collator, Example, GroupShuffle, ShardRows
 from rottrain.checkpoints import CheckpointConfig
-from rottrain.config import Precision, Stage1Config, Stage2Config
+from rottrain.config import Precision, Stage1Config, Stage2Config, as_yaml, what_decides
 from rottrain.glyphs import GlyphProbe
 from rottrain.head import ProjectionHead
 from rottrain.learner import Learner
 from rottrain.supply import Supply
 from rottrain.validation import validate, warnings_of
 
-RUN = "run.json"
+RUN, RECIPE = "run.json", "recipe.yaml"
 _COMPLETE = "COMPLETE"
 _STATE = "trained.safetensors"
 BEST, NOT_FINITE = "best.safetensors", "not-finite.json"
@@ -387,16 +386,13 @@ class _Wanted:
 
     def identity(self) -> dict[str, Any]:
         """What a run must share with an earlier one in the same folder to continue it."""
-        recipe = dataclasses.asdict(self.recipe)
-        for name in ("save_steps", "log_steps"):  # they change nothing that is learnt
-            recipe.pop(name)
         return {
             "stage": self.stage,
             "model": self.model,
             "shards": self.data.manifest.fingerprint,
             "limit": self.limit,
             "start": self.start,
-            "recipe": recipe,
+            "recipe": what_decides(self.recipe),
         }
 
 
@@ -475,6 +471,7 @@ def _save(ready: _Ready, wanted: _Wanted, out: Path, result: dict[str, Any]) -> 
         budget=wanted.recipe.budget,
         alphabet={"characters": probe.alphabet.characters, "slots": probe.alphabet.slots} if probe else None,
     )
+    write_atomically(out / RECIPE, as_yaml(wanted.recipe).encode())
     checkpoints.save(out, config, head, backbone, probe)
 
 

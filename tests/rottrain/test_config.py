@@ -15,6 +15,7 @@ from rottrain.config import (
     LoraSettings,
     Stage1Config,
     Stage2Config,
+    as_yaml,
     from_dict,
     load_yaml,
     rollout_phases,
@@ -175,6 +176,13 @@ def test_a_rollout_is_read(text: str, phases: list[Any]) -> None:
 def test_a_rollout_that_means_nothing_is_refused(text: str) -> None:
     with pytest.raises(UsageError, match="rollout"):
         Stage1Config(rollout=text)
+
+
+@pytest.mark.parametrize("recipe", ["paper", "fast"])
+@pytest.mark.parametrize("kind", [Stage1Config, Stage2Config])
+def test_a_recipe_written_as_yaml_is_read_as_the_same(tmp_path: Path, kind: Any, recipe: Any) -> None:
+    config = load_yaml(kind, None, recipe=recipe, lr=3e-5, lora=LoraSettings(rank=3))
+    assert load_yaml(kind, written(tmp_path, as_yaml(config))) == config
 
 
 def test_recipes_change_defaults_and_yield_to_files_and_options(

@@ -255,7 +255,13 @@ def test_the_best_weights_are_kept(first: Run, tmp_path: Path, monkeypatch: pyte
     kept = load_file(tmp_path / "out" / HEAD)["leave.weight"]
     assert torch.equal(kept, weights[1])
     assert not torch.equal(kept, weights[3])
-    assert sorted(contents(tmp_path / "out")) == ["config.json", "glyph_probe.safetensors", HEAD, TOKEN_ROWS]
+    assert sorted(contents(tmp_path / "out")) == [
+        "config.json",
+        "glyph_probe.safetensors",
+        HEAD,
+        "recipe.yaml",
+        TOKEN_ROWS,
+    ]
 
 
 def test_sweeps_are_drawn_by_step_and_phases_follow_the_run(
