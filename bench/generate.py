@@ -32,7 +32,7 @@ def figures() -> Iterator[dict[str, Any]]:
     head = ProjectionHead(width_in=512, width_out=512, hidden=1024, activation="swiglu").eval()
     config = CheckpointConfig(
         stage="stage1", model="8x512", encoder={}, style={}, encoding="", prompt=backbone.prompt, head={}, run={},
-        result={},
+        result={}, learnt=[],
     )  # fmt: skip
     rot = RoT(backbone, head, config)
     questions = [problem.question for problem in islice(toy_problems("test"), QUESTIONS)]

@@ -25,7 +25,7 @@ from rottrain.backbone import Backbone, PromptFormat
 from rottrain.glyphs import Alphabet, GlyphProbe
 from rottrain.head import ProjectionHead
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 CONFIG = "config.json"
 HEAD, TOKEN_ROWS, ADAPTER = "head.safetensors", "token_rows.safetensors", "adapter"
 LANGUAGE, PROBE = "language.safetensors", "glyph_probe.safetensors"
