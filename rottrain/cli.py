@@ -63,6 +63,7 @@ InputNoise = Annotated[float | None, typer.Option(help="Most noise on the latent
 AnswerWeight = Annotated[float | None, typer.Option(help="Weight of the answer's cross-entropy.")]
 ValidationRows = Annotated[int | None, typer.Option(help="Rows held out and validated on.")]
 ValidationSteps = Annotated[int | None, typer.Option(help="Validate every so many steps; default ten times.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Say parameters, memory, steps and time; train nothing.")]
 ReportTo = Annotated[str, typer.Option(help="Tracker: tensorboard, wandb, mlflow, ... as transformers names them.")]
 Precision = Annotated[
     Literal["auto", "float32", "bfloat16"] | None, typer.Option(help="Arithmetic of the language model.")
@@ -117,15 +118,20 @@ def stage1(
     seed: Seed = None,
     limit: Limit = None,
     report_to: ReportTo = "none",
+    dry_run: DryRun = False,  # noqa: FBT002 -- a flag
     json_: Json = False,  # noqa: FBT002 -- a flag
 ) -> None:
     """Visual alignment: train the projection head to predict the latents of the rendered reasoning."""
-    overrides = _given(locals(), "shards out model config recipe resume limit report_to json_")
+    overrides = _given(locals(), "shards out model config recipe resume limit report_to dry_run json_")
     from rottrain.config import Stage1Config, load_yaml
-    from rottrain.trainer import run_stage1
+    from rottrain.trainer import Running, plan_stage1, run_stage1
 
     chosen = load_yaml(Stage1Config, config, recipe=recipe, **overrides)
-    _report(run_stage1(shards, model, out, chosen, resume=resume, limit=limit, report_to=report_to), as_json=json_)
+    running = Running(resume=resume, limit=limit, report_to=report_to)
+    if dry_run:
+        _tell(plan_stage1(shards, model, chosen, running), as_json=json_)
+    else:
+        _report(run_stage1(shards, model, out, chosen, running), as_json=json_)
 
 
 @app.command()
@@ -163,17 +169,20 @@ def stage2(
     seed: Seed = None,
     limit: Limit = None,
     report_to: ReportTo = "none",
+    dry_run: DryRun = False,  # noqa: FBT002 -- a flag
     json_: Json = False,  # noqa: FBT002
 ) -> None:
     """Latent fine-tuning: train a LoRA adapter to answer from the latents that the frozen head predicts."""
-    overrides = _given(locals(), "shards start out model config recipe resume limit report_to json_")
+    overrides = _given(locals(), "shards start out model config recipe resume limit report_to dry_run json_")
     from rottrain.config import Stage2Config, load_yaml
-    from rottrain.trainer import run_stage2
+    from rottrain.trainer import Running, plan_stage2, run_stage2
 
     chosen = load_yaml(Stage2Config, config, recipe=recipe, **overrides)
-    _report(
-        run_stage2(shards, model, start, out, chosen, resume=resume, limit=limit, report_to=report_to), as_json=json_
-    )
+    running = Running(resume=resume, limit=limit, report_to=report_to)
+    if dry_run:
+        _tell(plan_stage2(shards, model, start, chosen, running), as_json=json_)
+    else:
+        _report(run_stage2(shards, model, start, out, chosen, running), as_json=json_)
 
 
 @app.command()
@@ -284,6 +293,20 @@ def main() -> None:
 def _given(arguments: dict[str, Any], others: str) -> dict[str, Any]:
     """The recipe's overrides among a command's arguments: all but `others`."""
     return {name: value for name, value in arguments.items() if name not in others.split()}
+
+
+def _tell(plan: Any, *, as_json: bool) -> None:
+    """Print what a run would do."""
+    if as_json:
+        print_json(dataclasses.asdict(plan))
+        return
+    memory = ", ".join(f"{name} {size:.2f}" for name, size in plan.memory_gib.items())
+    typer.echo(
+        f"{plan.steps} steps on {plan.rows} rows, {plan.validation_rows} held out\n"
+        f"{plan.trainable_parameters:,} of {plan.parameters:,} parameters learn\n"
+        f"memory in GiB: {memory}\n"
+        f"{plan.step_seconds:.2f} s a step, {plan.eta_seconds / 60:.1f} min in all"
+    )
 
 
 def _questions(questions: list[str] | None, file: Path | None) -> list[str]:

@@ -37,14 +37,14 @@ from transformers import (
 from rotdata import hub
 from rotdata.console import say
 from rotdata.encoders import tower_sha256
-from rotdata.errors import CheckpointError, Interrupted, OutputOccupied, ShardMismatch, TrainingError
+from rotdata.errors import CheckpointError, Interrupted, OutputOccupied, ShardMismatch, TrainingError, UsageError
 from rotdata.models import ModelFolder, find_model
 from rotdata.shards import EmbeddingShards, locked, write_atomically
 from rottrain import checkpoints
 from rottrain.backbone import Backbone
 from rottrain.batches import Collator, Example, GroupShuffle, ShardRows
 from rottrain.checkpoints import CheckpointConfig
-from rottrain.config import Precision, Stage1Config, Stage2Config, as_yaml, what_decides
+from rottrain.config import LoraSettings, Precision, Stage1Config, Stage2Config, as_yaml, from_dict, what_decides
 from rottrain.glyphs import GlyphProbe
 from rottrain.head import ProjectionHead
 from rottrain.learner import Learner
@@ -72,24 +72,63 @@ class Outcome:
     """Figures of the weights that were kept, on the rows held out."""
 
 
-def run_stage1(
-    shards: Path | str,
-    model: str,
-    out: Path,
-    config: Stage1Config,
-    *,
-    resume: str = "auto",
-    limit: int | None = None,
-    report_to: str = "none",
-) -> Outcome:
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What a run would do, from one step on the data that changed nothing."""
+
+    rows: int
+    validation_rows: int
+    steps: int
+    trainable_parameters: int
+    parameters: int
+    memory_gib: dict[str, float]
+    """Of weights, gradients, Adam's two moments, and what the step's backward pass keeps."""
+    step_seconds: float
+    eta_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Running:
+    """How a run is carried out; what is learnt does not depend on it, but for `limit`."""
+
+    resume: str = "auto"
+    """auto, never, or a checkpoint-STEP folder."""
+    limit: int | None = None
+    """Use no more than this many rows."""
+    report_to: str = "none"
+    """A tracker, as transformers names it."""
+
+
+AS_USUAL = Running()
+
+
+def run_stage1(shards: Path | str, model: str, out: Path, config: Stage1Config, running: Running = AS_USUAL) -> Outcome:
     """Train the projection head towards the shards' latents, in the paper's recipe on a frozen language model.
 
     `shards` is a folder, or a dataset of the Hub as `rotdata.hub.locate` takes it, which is then streamed.
     """
+    return _run(_stage1(shards, model, config, running), out)
+
+
+def plan_stage1(shards: Path | str, model: str, config: Stage1Config, running: Running = AS_USUAL) -> Plan:
+    """What `run_stage1` would do."""
+    return _plan(_stage1(shards, model, config, running))
+
+
+def run_stage2(
+    shards: Path | str, model: str, start: Path, out: Path, config: Stage2Config, running: Running = AS_USUAL
+) -> Outcome:
+    """Train the language model to answer from its own latents, from the stage-1 checkpoint `start` on."""
+    return _run(_stage2(shards, model, start, config, running), out)
+
+
+def plan_stage2(shards: Path | str, model: str, start: Path, config: Stage2Config, running: Running = AS_USUAL) -> Plan:
+    """What `run_stage2` would do."""
+    return _plan(_stage2(shards, model, start, config, running))
+
+
+def _stage1(shards: Path | str, model: str, config: Stage1Config, running: Running) -> _Wanted:
     data, folder = _open(shards, model)
-    wanted = _Wanted(
-        stage="stage1", model=model, recipe=config, data=data, limit=limit, resume=resume, report=report_to
-    )
 
     def build() -> _Ready:
         set_seed(config.seed)
@@ -100,26 +139,15 @@ def run_stage1(
             hidden=config.head.hidden,
             activation=config.head.activation,
         ).to(backbone.device)
-        supply = Supply.of(data, backbone, config, limit=limit)
+        supply = Supply.of(data, backbone, config, limit=running.limit)
         if config.scaling != "none":
             head.set_scale(*supply.scale(per_dimension=config.scaling == "dimension"))
         return _ready(backbone, head, config, supply, supply.probe(head))
 
-    return _run(wanted, out, build)
+    return _Wanted(stage="stage1", model=model, recipe=config, data=data, running=running, build=build)
 
 
-def run_stage2(
-    shards: Path | str,
-    model: str,
-    start: Path,
-    out: Path,
-    config: Stage2Config,
-    *,
-    resume: str = "auto",
-    limit: int | None = None,
-    report_to: str = "none",
-) -> Outcome:
-    """Train the language model to answer from its own latents, from the stage-1 checkpoint `start` on."""
+def _stage2(shards: Path | str, model: str, start: Path, config: Stage2Config, running: Running) -> _Wanted:
     origin = checkpoints.load_config(start)
     if origin.stage != "stage1":
         raise CheckpointError(f"{start} is a {origin.stage} checkpoint: stage 2 starts --from one of stage 1")
@@ -130,17 +158,14 @@ def run_stage2(
             f"{start} was trained on latents of encoding {origin.encoding[:12]}, the shards in {shards} are of "
             f"{encoding[:12]}: use the shards that stage 1 used, or train stage 1 on these"
         )
+    known = from_dict(LoraSettings, origin.run["recipe"]["lora"])
+    if "adapter" in origin.learnt and config.trainable == "lora" and known != config.lora:
+        raise UsageError(
+            f"stage 2 goes on with the adapter of {start}, which has rank {known.rank}, alpha {known.alpha} and "
+            f"dropout {known.dropout}: give the same ones, not {config.lora.rank}, {config.lora.alpha} and "
+            f"{config.lora.dropout}"
+        )
     head = checkpoints.load_head(start, origin)
-    wanted = _Wanted(
-        stage="stage2",
-        model=model,
-        recipe=config,
-        data=data,
-        limit=limit,
-        resume=resume,
-        report=report_to,
-        start=checkpoints.weights_sha256(start),
-    )
 
     def build() -> _Ready:
         set_seed(config.seed)
@@ -148,10 +173,19 @@ def run_stage2(
         head.to(backbone.device)
         checkpoints.check_backbone(start, origin, backbone)
         checkpoints.load_learnt(start, origin, backbone, trainable=config.trainable == "lora")
-        supply = Supply.of(data, backbone, config, limit=limit, probe=checkpoints.load_probe(start, origin))
+        probe = checkpoints.load_probe(start, origin)
+        supply = Supply.of(data, backbone, config, limit=running.limit, probe=probe)
         return _ready(backbone, head, config, supply, supply.probe(head))
 
-    return _run(wanted, out, build)
+    return _Wanted(
+        stage="stage2",
+        model=model,
+        recipe=config,
+        data=data,
+        running=running,
+        build=build,
+        start=checkpoints.weights_sha256(start),
+    )
 
 
 class StageTrainer(Trainer):
@@ -378,9 +412,9 @@ class _Wanted:
     model: str
     recipe: Stage1Config | Stage2Config
     data: EmbeddingShards
-    limit: int | None
-    resume: str
-    report: str
+    running: Running
+    build: Callable[[], _Ready]
+    """Loads the model and what it learns from."""
     start: str | None = None
     """SHA-256 of the weights it starts from."""
 
@@ -390,7 +424,7 @@ class _Wanted:
             "stage": self.stage,
             "model": self.model,
             "shards": self.data.manifest.fingerprint,
-            "limit": self.limit,
+            "limit": self.running.limit,
             "start": self.start,
             "recipe": what_decides(self.recipe),
         }
@@ -423,7 +457,7 @@ def _ready(
     return _Ready(learner=Learner(backbone, head, recipe, probe), supply=supply)
 
 
-def _run(wanted: _Wanted, out: Path, build: Callable[[], _Ready]) -> Outcome:
+def _run(wanted: _Wanted, out: Path) -> Outcome:
     """Train until the end, or until told to stop, and write the finished checkpoint."""
     started = time.monotonic()
     out.mkdir(parents=True, exist_ok=True)
@@ -432,7 +466,7 @@ def _run(wanted: _Wanted, out: Path, build: Callable[[], _Ready]) -> Outcome:
         if _claim(out, identity):
             result = checkpoints.load_config(out).result
         else:
-            ready = build()
+            ready = wanted.build()
             result = _train(ready, wanted, out)
             if is_main():
                 _save(ready, wanted, out, result)
@@ -442,6 +476,58 @@ def _run(wanted: _Wanted, out: Path, build: Callable[[], _Ready]) -> Outcome:
             for name in (RUN, BEST, NOT_FINITE):
                 (out / name).unlink(missing_ok=True)
     return Outcome(**result, seconds=round(time.monotonic() - started, 3), checkpoint=str(out))
+
+
+def _plan(wanted: _Wanted) -> Plan:
+    """Take one step on the first rows, twice, and look at what it takes."""
+    ready = wanted.build()
+    learner, recipe = ready.learner.train(), wanted.recipe
+    device = learner.backbone.device
+    rows = [ready.supply.rows[index] for index in range(min(recipe.batch_size, len(ready.supply.rows)))]
+    batch = Collator(learner.backbone.pad_id)(rows)
+    moved: Any = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+    learner.progress = 1.0  # late steps take longest
+    kept: dict[int, int] = {}
+    seconds = 0.0
+    for _ in range(2):  # the first one warms up
+        kept.clear()
+        started = time.monotonic()
+        with torch.autograd.graph.saved_tensors_hooks(_noting(kept), lambda saved: saved):
+            learner(**moved)["loss"].backward()
+        learner.zero_grad(set_to_none=True)
+        seconds = time.monotonic() - started
+    weights = {value.data_ptr(): value for value in learner.parameters()}
+    trained = list(learner.trained().values())
+    gradients = sum(value.nbytes for value in trained)
+    memory = {
+        "weights": sum(value.nbytes for value in weights.values()),
+        "gradients": gradients,
+        "optimizer": 2 * gradients,
+        "activations": sum(size for place, size in kept.items() if place not in weights),
+    }
+    an_epoch = -(-len(ready.supply.rows) // (recipe.batch_size * recipe.accumulate))
+    steps = recipe.max_steps or round(an_epoch * recipe.epochs)
+    return Plan(
+        rows=len(ready.supply.rows),
+        validation_rows=len(ready.supply.held_out),
+        steps=steps,
+        trainable_parameters=sum(value.numel() for value in trained),
+        parameters=sum(value.numel() for value in weights.values()),
+        memory_gib={name: round(size / 2**30, 3) for name, size in memory.items()},
+        step_seconds=round(seconds, 3),
+        eta_seconds=round(seconds * recipe.accumulate * steps, 1),
+    )
+
+
+def _noting(kept: dict[int, int]) -> Callable[[Tensor], Tensor]:
+    """Notes the memory of each tensor that a backward pass keeps, once."""
+
+    def note(saved: Tensor) -> Tensor:
+        storage = saved.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return saved
+
+    return note
 
 
 def _save(ready: _Ready, wanted: _Wanted, out: Path, result: dict[str, Any]) -> None:
@@ -483,7 +569,7 @@ def _train(ready: _Ready, wanted: _Wanted, out: Path) -> dict[str, Any]:
         learner,
         supply.rows,
         learner.recipe.seed,
-        _arguments(out, learner, wanted.report),
+        _arguments(out, learner, wanted.running.report_to),
         data_collator=Collator(learner.backbone.pad_id),
         callbacks=[keeper, _Progress()],
     )
@@ -491,7 +577,7 @@ def _train(ready: _Ready, wanted: _Wanted, out: Path) -> dict[str, Any]:
     trainer.add_callback(validating)
     trainer.remove_callback(PrinterCallback)  # it prints on stdout
     with keeper.listening():
-        trainer.train(resume_from_checkpoint=_resume_from(out, wanted.resume))
+        trainer.train(resume_from_checkpoint=_resume_from(out, wanted.running.resume))
     state = trainer.state
     if state.global_step < state.max_steps:
         raise Interrupted(f"stopped at step {state.global_step} of {state.max_steps}; the same command resumes {out}")

@@ -123,7 +123,7 @@ def test_a_damaged_config_is_refused(tmp_path: Path, text: str) -> None:
 
 def test_a_later_format_is_refused(stage1: Path) -> None:
     edit(stage1, lambda config: config.update(format_version=99))
-    with pytest.raises(CheckpointError, match="is of checkpoint format 99, this release reads 1"):
+    with pytest.raises(CheckpointError, match="is of checkpoint format 99, this release reads 2"):
         checkpoints.load_config(stage1)
 
 

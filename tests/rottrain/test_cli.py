@@ -172,7 +172,20 @@ def test_options_change_what_the_file_says(run_rottrain: Run, stage1_arguments: 
 @pytest.mark.parametrize(("name", "config"), [("stage1", Stage1Config), ("stage2", Stage2Config)])
 def test_every_option_of_a_stage_is_a_key_of_its_recipe(name: str, config: Any) -> None:
     command: Any = COMMANDS[name]
-    apart = {"shards", "out", "model", "config", "resume", "limit", "json_", "start", "help", "recipe", "report_to"}
+    apart = {
+        "shards",
+        "out",
+        "model",
+        "config",
+        "resume",
+        "limit",
+        "json_",
+        "start",
+        "help",
+        "recipe",
+        "report_to",
+        "dry_run",
+    }
     recipe = {parameter.name for parameter in command.params} - apart
     assert recipe <= vars(config()).keys()
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import signal
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -39,9 +40,11 @@ from rottrain.learner import Learner
 from rottrain.trainer import (
     RUN,
     Outcome,
+    Running,
     StageTrainer,
     complete_states,
     load_backbone,
+    plan_stage1,
     run_stage1,
     run_stage2,
 )
@@ -65,7 +68,7 @@ def first(embedded: Path, tiny_folder: Path) -> Run:
     def run(out: Path, *, resume: str = "auto", limit: int | None = None, **recipe: Any) -> Outcome:
         defaults = {"rollout": "teacher", "batch_size": 4, "epochs": 2, "lr": 1e-2, "head": HEAD_16, "log_steps": 1}
         config = Stage1Config(**defaults | recipe)
-        return run_stage1(embedded, str(tiny_folder), out, config, resume=resume, limit=limit)
+        return run_stage1(embedded, str(tiny_folder), out, config, Running(resume=resume, limit=limit))
 
     return run
 
@@ -151,6 +154,30 @@ def assert_equal_weights(left: dict[str, Tensor], right: dict[str, Tensor]) -> N
     assert [name for name in left if not torch.equal(left[name], right[name])] == []
 
 
+def test_a_plan_says_what_a_run_takes_and_does_nothing(embedded: Path, tiny_folder: Path, backbone: Backbone) -> None:
+    config = Stage1Config(head=HEAD_16, batch_size=4, accumulate=2, epochs=3, validation_rows=1, rollout="teacher")
+    plan = plan_stage1(embedded, str(tiny_folder), config)
+    assert (plan.rows, plan.validation_rows, plan.steps) == (9, 1, 6)
+    head = ProjectionHead(width_in=192, width_out=192, hidden=16, activation="swiglu")
+    own = sum(value.numel() for value in head.parameters())
+    assert plan.trainable_parameters == own - 193  # the halt's 192 weights and bias learn nothing
+    language = sum(value.numel() for value in backbone.model.parameters())
+    assert 0 < plan.parameters - language - own < 300_000  # the probe
+    assert plan.memory_gib["optimizer"] == pytest.approx(2 * plan.memory_gib["gradients"], abs=2e-3)
+    assert plan.memory_gib["activations"] > 0
+    assert plan.eta_seconds == pytest.approx(plan.step_seconds * 2 * 6, abs=0.1)
+    whole = plan_stage1(embedded, str(tiny_folder), replace(config, trainable="full", max_steps=7))
+    assert whole.steps == 7
+    assert whole.trainable_parameters == language + own - 193
+    assert whole.memory_gib["activations"] > plan.memory_gib["activations"]
+
+
+def test_an_adapter_is_not_continued_as_another(first: Run, second: Run, tmp_path: Path) -> None:
+    first(tmp_path / "one", trainable="lora", lora=LoraSettings(rank=3), max_steps=1)
+    with pytest.raises(UsageError, match="which has rank 3, alpha 32 .* not 2, 32"):
+        second(tmp_path / "two", start=tmp_path / "one")
+
+
 # What learns.
 
 
@@ -185,7 +212,8 @@ def test_what_stage_1_trains_of_the_language_model_is_kept_and_stage_2_goes_on_f
     first: Run, second: Run, tmp_path: Path, loaded: list[Backbone], backbone: Backbone, trainable: str
 ) -> None:
     options = FULL | {"rollout": "jacobi:0-2", "validation_rows": 2, "trainable": trainable, "max_steps": 2}
-    outcome = first(tmp_path / "one", **options, lora=LoraSettings(rank=2, dropout=0.0))
+    lora = LoraSettings(rank=2, dropout=0.0)
+    outcome = first(tmp_path / "one", **options, lora=lora)
     assert outcome.validation is not None
     assert {"accuracy", "alignment_free", "alignment_forced", "glyphs_free", "halt"} <= outcome.validation.keys()
     config = checkpoints.load_config(tmp_path / "one")
@@ -200,7 +228,9 @@ def test_what_stage_1_trains_of_the_language_model_is_kept_and_stage_2_goes_on_f
     assert torch.equal(found.head.deviation_D, checkpoints.load_head(tmp_path / "one", config).deviation_D)
     assert not torch.equal(found.head.mean_D, torch.zeros_like(found.head.mean_D))
 
-    second(tmp_path / "two", start=tmp_path / "one", trainable=trainable, train_head=True, lr=1e-6, max_steps=1)
+    second(
+        tmp_path / "two", start=tmp_path / "one", trainable=trainable, lora=lora, train_head=True, lr=1e-6, max_steps=1
+    )
     again = RoT.from_pretrained(tmp_path / "two")
     for name, value in found.backbone.model.state_dict().items():
         assert_close(again.backbone.model.state_dict()[name], value, atol=1e-4, rtol=1e-4)
