@@ -16,7 +16,7 @@ demo: $(STAMP)  ## Run the whole line on the toy corpus: a table on the screen a
 	$(BIN)/rottrain demo --out demo
 
 test: $(STAMP)  ## Run the tests; ARGS="-k strips" chooses among them
-	$(BIN)/pytest $(ARGS)
+	$(BIN)/pytest -n auto --maxprocesses 4 $(ARGS)
 
 check: $(STAMP)  ## Lint, format, types and import contracts, changing nothing
 	$(BIN)/ruff check
