@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any, Generic
 
 from rotdata.console import say
-from rotdata.errors import RotError, UsageError
+from rotdata.errors import Interrupted, RotError, UsageError
 from rotdata.runs import Job, Maker, Stopped, WorkerDied, Written
 
 _TRIES = 3
@@ -63,7 +63,7 @@ class RayWork(Generic[Job]):
                 .iter_rows()
             )
             try:
-                with _passing_on(stopped, ledger):
+                with _passing_on(stopped, ledger, ray):
                     for row in made:
                         found = pickle.loads(row["made"])  # noqa: S301 -- of our own actors
                         if isinstance(found, Exception):
@@ -89,14 +89,16 @@ class RayWork(Generic[Job]):
 
 
 @contextmanager
-def _passing_on(stopped: Stopped, ledger: Any) -> Iterator[None]:
-    """Let the cluster know, within moments, that a stop was asked for."""
+def _passing_on(stopped: Stopped, ledger: Any, ray: Any) -> Iterator[None]:
+    """Let the cluster know, within moments, that a stop was asked for; and people, that it knows."""
     done = threading.Event()
 
     def watch() -> None:
         while not done.wait(_STOP_CHECK_S):
             if stopped():
-                ledger.stop.remote()
+                with suppress(ray.exceptions.RayError):  # what is wrong with the cluster shows where shards are awaited
+                    ray.get(ledger.stop.remote())
+                    say("the cluster begins no further shard")
                 return
 
     watcher = threading.Thread(target=watch, daemon=True)
@@ -173,8 +175,10 @@ def _cluster() -> Iterator[Any]:
             ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **local)
         except (ConnectionError, RuntimeError, ValueError) as error:
             raise UsageError(f"no Ray cluster can be reached at {address or 'this machine'}: {error}") from error
+        except SystemExit as told:  # a SIGTERM that found Ray's handler in place
+            raise Interrupted("stopped while Ray was starting, before any shard; the same command resumes") from told
         finally:
-            if threading.current_thread() is threading.main_thread():  # Ray puts one of its own, which aborts
+            if threading.current_thread() is threading.main_thread():  # Ray puts one of its own, which exits
                 signal.signal(signal.SIGTERM, handler)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()

@@ -381,7 +381,7 @@ def _open_folder(out: Path, manifest: shards.Manifest, mode: Mode) -> None:
 
 @contextmanager
 def _stop_requests() -> Iterator[Stopped]:
-    """Turn the first SIGTERM or SIGINT into a request to stop after the shard in hand; a second one stops at once."""
+    """Turn the first SIGTERM or SIGINT into a request to stop after the shards in hand; a second one stops at once."""
     requested = False
 
     def request(number: int, frame: FrameType | None) -> None:
@@ -389,6 +389,8 @@ def _stop_requests() -> Iterator[Stopped]:
         if requested:
             signal.default_int_handler(number, frame)
         requested = True
+        with suppress(OSError):  # not print: the signal may have come amid another one
+            os.write(2, b"\nstopping once the shards in hand are finished; to stop at once, ask again\n")
 
     try:
         previous = {number: signal.signal(number, request) for number in (signal.SIGTERM, signal.SIGINT)}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -151,19 +153,43 @@ def test_a_run_says_that_no_host_can_hold_an_actor(
     assert not capsys.readouterr().err
 
 
+def await_reader(fifo: Path, run: subprocess.Popen[bytes]) -> int:
+    """The writing end of a named pipe, once the run has come to read it."""
+    while run.poll() is None:
+        with suppress(OSError):  # nobody reads it yet
+            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        time.sleep(0.05)
+    raise AssertionError(run.communicate())
+
+
 def test_sigterm_finishes_the_shards_in_hand_and_the_command_resumes(
-    toy_strips: Path, tiny_folder: Path, local: Path, tmp_path: Path
+    two_workers: None,
+    toy_strips: Path,
+    tiny_folder: Path,
+    local: Path,
+    tmp_path: Path,
+    run_rotdata: Callable[..., Result],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    out = tmp_path / "out"
+    strips = Path(shutil.copytree(toy_strips, tmp_path / "strips"))
+    _, second, _ = sorted(strips.glob("*.parquet"))
+    content = second.read_bytes()
+    second.unlink()
+    os.mkfifo(second)  # the run has this shard in hand until it is told what is in it
     options = f"--model {tiny_folder} --device cpu --dtype float32 --threads 1 --engine ray --num-proc 1 --out out"
-    command = [sys.executable, "-m", "rotdata", "embed", str(toy_strips), *options.split()]  # a relative --out
+    arguments = ["embed", "strips", *options.split()]  # a relative --out
+    command = [sys.executable, "-m", "rotdata", *arguments]
     with subprocess.Popen(command, cwd=tmp_path, stderr=subprocess.PIPE) as run:
-        while not list(out.glob("*.parquet")):
-            assert run.poll() is None
-            time.sleep(0.05)
-        run.terminate()
+        assert run.stderr
+        with open(await_reader(second, run), "wb") as pipe:
+            run.terminate()
+            assert any(b"begins no further shard" in line for line in run.stderr)
+            pipe.write(content)
         _, said = run.communicate()
     assert run.returncode == 130, said
-    assert b"resume" in said
-    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    assert contents(out) == contents(local)
+    assert b"stopped after 2 of 3 shards; the same command resumes" in said
+    second.unlink()
+    second.write_bytes(content)
+    monkeypatch.chdir(tmp_path)
+    assert run_rotdata(*arguments).code == 0
+    assert contents(tmp_path / "out") == contents(local)
