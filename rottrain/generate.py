@@ -1,6 +1,6 @@
 """Question -> latents -> answer, in batches: latents and answer both with a key-value cache.
 
-Shapes: B questions, T positions of the cache.
+Shapes: B questions, K latents, D embedding width, T positions: of what is fed, or of the cache and what is fed.
 """
 
 from __future__ import annotations
@@ -11,10 +11,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from rotdata.errors import CheckpointError, UsageError
 from rotdata.models import find_model
@@ -23,7 +24,7 @@ from rottrain.backbone import Backbone
 from rottrain.batches import pad_ids
 from rottrain.config import Precision
 from rottrain.head import ProjectionHead
-from rottrain.rollout import read_prompt, unroll
+from rottrain.rollout import Prompt, read_prompt, unroll
 from rottrain.trainer import load_backbone
 
 if TYPE_CHECKING:
@@ -102,6 +103,31 @@ class RoT:
             done += self._generate_batch(batch, budget, stop, max_answer_tokens)
         return done
 
+    def answer(
+        self,
+        questions: Sequence[str],
+        latents: Sequence[Tensor],
+        *,
+        hidden: Literal["none", "latents"] = "none",
+        batch_size: int = 16,
+        max_answer_tokens: int = MAX_ANSWER_TOKENS,
+    ) -> list[Generation]:
+        """Answer each question from the latents [K, D] that are given for it, as `generate` does from its own.
+
+        K may differ, and may be 0. Hidden latents keep their places, but the answer can't attend to them. Raises
+        UsageError for latents that don't fit.
+        """
+        if len(latents) != len(questions):
+            raise UsageError(f"each question is answered from its own latents: {len(questions)} against {len(latents)}")
+        width = self.backbone.width
+        if strange := [tuple(given.shape) for given in latents if given.ndim != 2 or given.shape[1] != width]:
+            raise UsageError(f"latents of this model have the shape [K, {width}], got {strange[0]}")
+        rest = iter(latents)
+        done: list[Generation] = []
+        for batch in _batches(questions, batch_size):
+            done += self._answer_batch(batch, list(islice(rest, len(batch))), hidden, max_answer_tokens)
+        return done
+
     def _check_stop(self, stop: float) -> None:
         if not 0 < stop < 1:
             raise UsageError(f"a stop is a probability between 0 and 1, got {stop}")
@@ -122,27 +148,65 @@ class RoT:
     def _generate_batch(
         self, questions: list[str], budget: int, stop: float | None, max_answer_tokens: int
     ) -> list[Generation]:
+        started = time.perf_counter()
+        prompt = self._read(questions)
+        ends = None if stop is None else lambda hidden_BD: self.head.is_last(hidden_BD).sigmoid() > stop
+        thought = unroll(self.backbone, self.head, prompt, budget, stop=ends)
+        mask = thought.mask_after(prompt, 1)
+        inputs_BTD = self._closed(thought.latents_BKD[:, -1:])
+        replies = _continue(self.backbone, inputs_BTD, mask, _positions(mask, 2), thought.cache, max_answer_tokens)
+        latents, counts = thought.latents_BKD.float().cpu(), thought.counts_B.tolist()
+        return self._generations(
+            questions,
+            replies,
+            [row_KD[:count] for row_KD, count in zip(latents, counts, strict=True)],
+            time.perf_counter() - started,
+        )
+
+    @torch.inference_mode()
+    def _answer_batch(
+        self,
+        questions: list[str],
+        latents: list[Tensor],
+        hidden: Literal["none", "latents"],
+        max_answer_tokens: int,
+    ) -> list[Generation]:
         backbone = self.backbone
         started = time.perf_counter()
-        ids, mask = _prompts(backbone, questions, prefill="")
-        prompt = read_prompt(backbone, ids, mask)
-        ends = None if stop is None else lambda hidden_BD: self.head.is_last(hidden_BD).sigmoid() > stop
-        thought = unroll(backbone, self.head, prompt, budget, stop=ends)
-        end = torch.full((len(questions), 1), backbone.end_id, device=backbone.device)
-        last = thought.latents_BKD[:, -1:].to(backbone.dtype)
-        inputs = torch.cat([last, backbone.embed(end)], dim=1)
-        replies = _continue(backbone, inputs, thought.mask_after(prompt, 1), thought.cache, max_answer_tokens)
-        seconds = (time.perf_counter() - started) / len(questions)
-        latents, counts = thought.latents_BKD.float().cpu(), thought.counts_B.tolist()
+        prompt = self._read(questions)
+        counts_B1 = torch.tensor([[len(given_KD)] for given_KD in latents], device=backbone.device)
+        given_BKD = pad_sequence([given_KD.to(backbone.device) for given_KD in latents], batch_first=True)
+        latents_BK = torch.arange(given_BKD.shape[1], device=backbone.device) < counts_B1
+        mask = torch.cat([prompt.mask_BT, latents_BK, torch.ones_like(latents_BK[:, :1])], dim=1)
+        inputs_BTD, positions = self._closed(given_BKD), _positions(mask, given_BKD.shape[1] + 1)
+        if hidden == "latents":  # what nothing attends to need not be read
+            inputs_BTD, positions = inputs_BTD[:, -1:], positions[:, -1:]
+            mask, _ = prompt.continued(1)
+        replies = _continue(backbone, inputs_BTD, mask, positions, prompt.fork(), max_answer_tokens)
+        kept = [given_KD.float().cpu() for given_KD in latents]
+        return self._generations(questions, replies, kept, time.perf_counter() - started)
+
+    def _read(self, questions: list[str]) -> Prompt:
+        return read_prompt(self.backbone, *_prompts(self.backbone, questions, prefill=""))
+
+    def _closed(self, latents_BKD: Tensor) -> Tensor:
+        """Latents, and the end token after them."""
+        end_B1 = torch.full((len(latents_BKD), 1), self.backbone.end_id, device=self.backbone.device)
+        return torch.cat([latents_BKD.to(self.backbone.dtype), self.backbone.embed(end_B1)], dim=1)
+
+    def _generations(
+        self, questions: list[str], replies: list[list[int]], latents: list[Tensor], seconds: float
+    ) -> list[Generation]:
+        """What a batch that took `seconds` made."""
         return [
             Generation(
                 question=question,
-                reply=backbone.decode(reply),
-                reasoning_tokens=counts[row],
-                seconds=seconds,
-                latents_KD=latents[row, : counts[row]],
+                reply=self.backbone.decode(reply),
+                reasoning_tokens=len(thought_KD),
+                seconds=seconds / len(questions),
+                latents_KD=thought_KD,
             )
-            for row, (question, reply) in enumerate(zip(questions, replies, strict=True))
+            for question, reply, thought_KD in zip(questions, replies, latents, strict=True)
         ]
 
 
@@ -173,7 +237,7 @@ def _text_replies(
             started = time.perf_counter()
             ids, mask = _prompts(backbone, batch, prefill=prefill)
             cache = DynamicCache(config=backbone.model.config.text_config)
-            replies = _continue(backbone, backbone.embed(ids), mask, cache, max_tokens)
+            replies = _continue(backbone, backbone.embed(ids), mask, _positions(mask, ids.shape[1]), cache, max_tokens)
             seconds = (time.perf_counter() - started) / len(batch)
             for question, reply in zip(batch, replies, strict=True):
                 text = prefill + backbone.decode(reply)
@@ -203,20 +267,18 @@ def _continue(
     backbone: Backbone,
     inputs_BTD: Tensor,
     mask: Tensor,
+    positions: Tensor,
     cache: Cache,
     max_tokens: int,
 ) -> list[list[int]]:
     """Feed `inputs_BTD` after what the cache holds and decode greedily: each row's token ids, without the end.
 
-    `mask` [B, T] is of what the cache holds and of the inputs.
+    `mask` is of what the cache holds and of the inputs, `positions` are those of the inputs.
     """
-    fed = inputs_BTD.shape[1]
-    positions = (mask.long().cumsum(dim=1) - 1).clamp(min=0)
     replies: list[list[int]] = [[] for _ in range(len(inputs_BTD))]
     open_rows = set(range(len(replies)))
-    step_positions = positions[:, -fed:]
     for _ in range(max_tokens):
-        hidden = backbone.hidden(inputs_BTD, mask_BT=mask, positions_BT=step_positions, cache=cache)
+        hidden = backbone.hidden(inputs_BTD, mask_BT=mask, positions_BT=positions, cache=cache)
         tokens = backbone.logits(hidden[:, -1]).argmax(dim=-1)
         for row, token in enumerate(tokens.tolist()):
             if row in open_rows:
@@ -228,8 +290,13 @@ def _continue(
             break
         inputs_BTD = backbone.embed(tokens)[:, None]
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        step_positions = step_positions[:, -1:] + 1
+        positions = positions[:, -1:] + 1
     return replies
+
+
+def _positions(mask: Tensor, count: int) -> Tensor:
+    """Positions of the last `count` of what a mask covers: [B, count]."""
+    return (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -count:]
 
 
 def _batches(questions: Sequence[str], size: int) -> list[list[str]]:

@@ -198,6 +198,55 @@ def test_each_row_stops_at_its_own_end_and_the_batch_at_the_last(rot: RoT) -> No
     assert calls == [3] * (len("#### 1,234") + 1)
 
 
+# Answers from given latents.
+
+
+def test_own_latents_given_back_are_answered_as_they_were(rot: RoT) -> None:
+    counts = [4, 1, 3, 4, 2, 4, 4, 1]
+    thought = [
+        rot.generate([question], budget=count, max_answer_tokens=5)[0]
+        for question, count in zip(QUESTIONS, counts, strict=True)
+    ]
+    for size in (1, 3):
+        answered = rot.answer(QUESTIONS, [made.latents_KD for made in thought], max_answer_tokens=5, batch_size=size)
+        for made, expected in zip(answered, thought, strict=True):
+            assert (made.question, made.reply) == (expected.question, expected.reply)
+            assert made.reasoning_tokens == expected.reasoning_tokens
+            assert_close(made.latents_KD, expected.latents_KD)
+
+
+@torch.no_grad()
+def test_hidden_latents_keep_their_places_and_tell_nothing(rot: RoT) -> None:
+    latents = [torch.randn(count, 192) for count in (3, 1)]
+    made = rot.answer(QUESTIONS[:2], latents, hidden="latents", max_answer_tokens=4)
+    other = rot.answer(QUESTIONS[:2], [-given for given in latents], hidden="latents", max_answer_tokens=4)
+    assert [generation.reply for generation in made] == [generation.reply for generation in other]
+    for generation, given in zip(made, latents, strict=True):
+        ids = [*rot.backbone.prompt_ids(generation.question), rot.backbone.begin_id]
+        places, said = list(range(len(ids))), []
+        ids.append(rot.backbone.end_id)
+        while len(said) < 4 and rot.backbone.eos_id not in said:
+            places.append(places[-1] + (1 if said else 1 + len(given)))
+            inputs = token_inputs(rot.backbone, [*ids, *said])[None]
+            hidden = rot.backbone.hidden(inputs, positions_BT=torch.tensor([places]))
+            said.append(int(rot.backbone.logits(hidden[0, -1]).argmax()))
+        assert generation.reply == rot.backbone.decode(said)
+
+
+def test_without_latents_the_end_token_follows_the_begin_token(rot: RoT) -> None:
+    made = rot.answer(QUESTIONS[:2], [torch.zeros(0, 192), torch.zeros(2, 192)], max_answer_tokens=4)
+    assert [generation.reasoning_tokens for generation in made] == [0, 2]
+    ids = [*rot.backbone.prompt_ids(QUESTIONS[0]), rot.backbone.begin_id, rot.backbone.end_id]
+    assert made[0].reply == naive_reply(rot.backbone, token_inputs(rot.backbone, ids), 4)
+
+
+def test_latents_that_do_not_fit_are_refused(rot: RoT) -> None:
+    with pytest.raises(UsageError, match="2 against 1"):
+        rot.answer(QUESTIONS[:2], [torch.zeros(1, 192)])
+    with pytest.raises(UsageError, match=r"the shape \[K, 192\], got \(1, 64\)"):
+        rot.answer(QUESTIONS[:1], [torch.zeros(1, 64)])
+
+
 # Words of the base model.
 
 
