@@ -45,9 +45,18 @@ class PromptFormat:
 class Backbone:
     """A base VLM's language model and what turns text into its inputs."""
 
-    def __init__(self, model: Any, tokenizer: PreTrainedTokenizerFast, folder: ModelFolder) -> None:
+    def __init__(
+        self,
+        model: Any,
+        tokenizer: PreTrainedTokenizerFast,
+        folder: ModelFolder,
+        *,
+        arithmetic: torch.dtype | None = None,
+    ) -> None:
         """Wrap a loaded model; `load` is the way to get one from a folder."""
         self.model = model
+        self.arithmetic = arithmetic
+        """Type that the model's passes compute in where it is another than that of its weights."""
         self.adapter: PeftModel | None = None
         self.tokenizer = tokenizer
         self.folder = folder
@@ -61,7 +70,9 @@ class Backbone:
         self.pad_id: int = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else self.eos_id
 
     @classmethod
-    def load(cls, folder: ModelFolder, *, dtype: torch.dtype, device: str) -> Backbone:
+    def load(
+        cls, folder: ModelFolder, *, dtype: torch.dtype, device: str, arithmetic: torch.dtype | None = None
+    ) -> Backbone:
         """Load language model and tokenizer. Raises UnknownModel for an architecture that is not known to work."""
         from transformers import AutoModelForImageTextToText, AutoTokenizer
 
@@ -74,7 +85,8 @@ class Backbone:
             model = AutoModelForImageTextToText.from_pretrained(folder.path, dtype=dtype)
         model.model.visual = None
         model.requires_grad_(requires_grad=False)
-        return cls(model.to(device).eval(), AutoTokenizer.from_pretrained(folder.path), folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder.path)
+        return cls(model.to(device).eval(), tokenizer, folder, arithmetic=arithmetic)
 
     @property
     def width(self) -> int:
@@ -108,18 +120,20 @@ class Backbone:
         `mask_BT` covers cached positions too. Without a mask, padding must be on the right.
         """
         positions = None if positions_BT is None else positions_BT.expand(3, *positions_BT.shape)
-        output = self.model.model.language_model(
-            inputs_embeds=inputs_BTD.to(self.dtype),
-            attention_mask=mask_BT,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=cache is not None,
-        )
+        with self._computing():
+            output = self.model.model.language_model(
+                inputs_embeds=inputs_BTD.to(self.dtype),
+                attention_mask=mask_BT,
+                position_ids=positions,
+                past_key_values=cache,
+                use_cache=cache is not None,
+            )
         return output.last_hidden_state
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., D] -> token logits [..., V]."""
-        return self.model.lm_head(hidden)
+        with self._computing():
+            return self.model.lm_head(hidden)
 
     def prompt_ids(self, question: str) -> list[int]:
         """The question inside the chat template, up to where the reply starts."""
@@ -202,6 +216,14 @@ class Backbone:
         """Rows of the begin and end token in the embedding table, [2, D]."""
         ids = torch.tensor([self.begin_id, self.end_id], device=self.device)
         return self.embed(ids).detach().clone()
+
+    def _computing(self) -> torch.autocast:
+        """The arithmetic of one pass.
+
+        Not of a whole step: within one autocast region a weight that was cast without a gradient, as by a Jacobi
+        sweep, would be used again where a gradient is wanted, and learn nothing.
+        """
+        return torch.autocast(self.device.type, dtype=self.arithmetic, enabled=self.arithmetic is not None)
 
     def _ids(self, text: str, *, special: bool = True) -> list[int]:
         encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=not special)

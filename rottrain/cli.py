@@ -66,7 +66,8 @@ ValidationSteps = Annotated[int | None, typer.Option(help="Validate every so man
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say parameters, memory, steps and time; train nothing.")]
 ReportTo = Annotated[str, typer.Option(help="Tracker: tensorboard, wandb, mlflow, ... as transformers names them.")]
 Precision = Annotated[
-    Literal["auto", "float32", "bfloat16"] | None, typer.Option(help="Arithmetic of the language model.")
+    Literal["auto", "float32", "bfloat16", "mixed"] | None,
+    typer.Option(help="Of the language model; mixed: float32 weights, bfloat16 passes."),
 ]
 SaveSteps = Annotated[int | None, typer.Option(help="Write a state to resume from every so many steps.")]
 LogSteps = Annotated[int | None, typer.Option(help="Log the losses every so many steps.")]

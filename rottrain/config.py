@@ -23,7 +23,7 @@ Fit = Literal["pad", "truncate", "resample"]
 Scheduler = Literal["constant", "linear", "cosine"]
 Reduction = Literal["mean", "sum"]
 Activation = Literal["swiglu", "gelu", "relu"]
-Precision = Literal["auto", "float32", "bfloat16"]
+Precision = Literal["auto", "float32", "bfloat16", "mixed"]
 
 _Config = TypeVar("_Config", bound="TrainConfig")
 
@@ -161,7 +161,9 @@ class TrainConfig:
     warmup_steps: int = 0
     seed: int = 0
     precision: Precision = "auto"
-    """Arithmetic of the language model: auto is bfloat16 on a GPU, float32 on a CPU."""
+    """Of the language model: float32; bfloat16, its weights too; or mixed, with weights, gradients and optimizer in
+    float32 and passes in bfloat16. What learns beside it is float32 in any case. auto is float32 on a CPU; on a GPU
+    mixed where the language model's own weights learn, else bfloat16."""
     align_reduction: Reduction = "mean"
     """Over the dimensions of a latent: the mean, as the reference has it, or the sum, as the paper writes."""
     save_steps: int | None = None

@@ -141,8 +141,10 @@ class RoT:
         """The model before it was trained; loaded anew if its own weights have changed."""
         if not self.backbone.trains_language:
             return self.backbone
-        precision: Precision = "bfloat16" if self.backbone.dtype == torch.bfloat16 else "float32"
-        return load_backbone(self.backbone.folder, precision)
+        trained = self.backbone
+        return Backbone.load(
+            trained.folder, dtype=trained.dtype, device=trained.device.type, arithmetic=trained.arithmetic
+        )
 
     @torch.inference_mode()
     def _generate_batch(

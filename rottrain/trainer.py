@@ -36,7 +36,7 @@ from transformers import (
 
 from rotdata import hub
 from rotdata.console import say
-from rotdata.encoders import tower_sha256
+from rotdata.encoders import default_device, default_precision, tower_sha256
 from rotdata.errors import CheckpointError, Interrupted, OutputOccupied, ShardMismatch, TrainingError, UsageError
 from rotdata.models import ModelFolder, find_model
 from rotdata.shards import EmbeddingShards, locked, write_atomically
@@ -44,7 +44,16 @@ from rottrain import checkpoints
 from rottrain.backbone import Backbone
 from rottrain.batches import Collator, Example, GroupShuffle, ShardRows
 from rottrain.checkpoints import CheckpointConfig
-from rottrain.config import LoraSettings, Precision, Stage1Config, Stage2Config, as_yaml, from_dict, what_decides
+from rottrain.config import (
+    LoraSettings,
+    Precision,
+    Stage1Config,
+    Stage2Config,
+    Trainable,
+    as_yaml,
+    from_dict,
+    what_decides,
+)
 from rottrain.glyphs import GlyphProbe
 from rottrain.head import ProjectionHead
 from rottrain.learner import Learner
@@ -132,7 +141,7 @@ def _stage1(shards: Path | str, model: str, config: Stage1Config, running: Runni
 
     def build() -> _Ready:
         set_seed(config.seed)
-        backbone = load_backbone(folder, config.precision)
+        backbone = load_backbone(folder, config.precision, trainable=config.trainable)
         head = ProjectionHead(
             width_in=backbone.width,
             width_out=data.width,
@@ -169,7 +178,7 @@ def _stage2(shards: Path | str, model: str, start: Path, config: Stage2Config, r
 
     def build() -> _Ready:
         set_seed(config.seed)
-        backbone = load_backbone(folder, config.precision)
+        backbone = load_backbone(folder, config.precision, trainable=config.trainable)
         head.to(backbone.device)
         checkpoints.check_backbone(start, origin, backbone)
         checkpoints.load_learnt(start, origin, backbone, trainable=config.trainable == "lora")
@@ -215,7 +224,7 @@ class StageTrainer(Trainer):
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"{len(ids)} rows a step are too many for the memory of {learner.backbone.device}: lower --batch-size "
-                "and raise --accumulate to match, or train with --precision bfloat16"
+                "and raise --accumulate to match, or train with --precision mixed or bfloat16"
             ) from error
         loss = outputs["loss"]
         if not torch.isfinite(loss):
@@ -668,13 +677,24 @@ def _open(shards: Path | str, model: str) -> tuple[EmbeddingShards, ModelFolder]
     return data, folder
 
 
-def load_backbone(folder: ModelFolder, precision: Precision) -> Backbone:
-    """The base model on the GPU if there is one, in the precision asked for."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    dtype = {"float32": torch.float32, "bfloat16": torch.bfloat16}.get(
-        precision, torch.float32 if device == "cpu" else torch.bfloat16
+def load_backbone(folder: ModelFolder, precision: Precision, *, trainable: Trainable = "head") -> Backbone:
+    """The base model on the GPU if there is one, in the precision asked for; `auto` depends on what will learn."""
+    device = default_device()
+    if precision == "auto":
+        precision = _automatic(device, trainable)
+    return Backbone.load(
+        folder,
+        dtype=torch.bfloat16 if precision == "bfloat16" else torch.float32,
+        device=device,
+        arithmetic=torch.bfloat16 if precision == "mixed" else None,
     )
-    return Backbone.load(folder, dtype=dtype, device=device)
+
+
+def _automatic(device: str, trainable: Trainable) -> Precision:
+    """The precision `auto` on a device."""
+    if device == "cpu" or default_precision(device) == "float32":
+        return "float32"
+    return "mixed" if trainable in ("full", "lm-head") else "bfloat16"
 
 
 def is_main() -> bool:

@@ -118,7 +118,7 @@ def test_a_file_that_can_not_be_read_is_refused(tmp_path: Path) -> None:
         ({"save_steps": -5}, "save_steps is more than 0"),
         ({"rollout": "jacobian"}, "rollout 'jacobian' is none of teacher, student, jacobi:N"),
         ({"scheduler": "step"}, "scheduler is constant or linear or cosine, got 'step'"),
-        ({"precision": "float16"}, "precision is auto or float32 or bfloat16, got 'float16'"),
+        ({"precision": "float16"}, "precision is auto or float32 or bfloat16 or mixed, got 'float16'"),
         ({"align_reduction": "median"}, "align_reduction is mean or sum, got 'median'"),
     ],
 )

@@ -49,7 +49,7 @@ from rottrain.trainer import (
     run_stage2,
 )
 from tests.helpers import contents, write_jsonl
-from tests.rottrain.samples import as_batch, copy_model, random_examples, save_variant
+from tests.rottrain.samples import as_batch, copy_model, random_examples, random_head, save_variant
 from tests.tinymodel import save_tiny
 
 HEAD_16 = HeadConfig(hidden=16)
@@ -132,8 +132,8 @@ def loaded(monkeypatch: pytest.MonkeyPatch) -> list[Backbone]:
     """The backbones that runs have loaded and trained with."""
     backbones: list[Backbone] = []
 
-    def note(*arguments: Any) -> Backbone:
-        backbones.append(load_backbone(*arguments))
+    def note(*arguments: Any, **options: Any) -> Backbone:
+        backbones.append(load_backbone(*arguments, **options))
         return backbones[-1]
 
     monkeypatch.setattr(trainer, "load_backbone", note)
@@ -395,6 +395,60 @@ def test_both_stages_train_in_bfloat16(first: Run, second: Run, tmp_path: Path, 
         assert {value.dtype for value in load_file(file).values()} == {torch.float32}
 
 
+def test_mixed_precision_keeps_weights_and_gradients_in_float32(tiny_folder: Path) -> None:
+    folder, gradients = find_model(str(tiny_folder)), []
+    for precision in ("float32", "mixed"):
+        backbone = load_backbone(folder, precision)
+        backbone.train_language(head_only=False)
+        learner = Learner(backbone, random_head(192), Stage1Config(trainable="full", rollout="jacobi:2"))
+        batch: Any = as_batch(backbone, random_examples(backbone))
+        learner(**batch)["loss"].backward()
+        gradients.append({name: value.grad for name, value in learner.trained().items()})
+    exact, mixed = gradients
+    assert {value.dtype for value in mixed.values()} == {torch.float32}
+    assert not any(torch.equal(mixed[name], value) for name, value in exact.items())
+    for name, value in exact.items():  # sweeps without a gradient come first: none may be lost to them
+        assert (mixed[name] - value).norm() < 0.15 * value.norm(), name
+
+
+def test_a_checkpoint_of_mixed_precision_generates(first: Run, out: Path, loaded: list[Backbone]) -> None:
+    first(out, precision="mixed", trainable="full", max_steps=1)
+    assert {value.dtype for value in load_file(out / "language.safetensors").values()} == {torch.float32}
+    assert loaded[0].arithmetic == torch.bfloat16
+    usual, mixed = (RoT.from_pretrained(out, precision=precision) for precision in ("auto", "mixed"))
+    assert (usual.backbone.arithmetic, mixed.base.arithmetic) == (None, torch.bfloat16)
+    one, two = (rot.generate(["2+2?"], budget=3, max_answer_tokens=2)[0].latents_KD for rot in (usual, mixed))
+    assert not torch.equal(one, two)
+    assert_close(one, two, atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("device", "fast", "trainable", "dtype", "arithmetic"),
+    [
+        ("cuda", "bfloat16", "full", torch.float32, torch.bfloat16),
+        ("cuda", "bfloat16", "lm-head", torch.float32, torch.bfloat16),
+        ("cuda", "bfloat16", "lora", torch.bfloat16, None),
+        ("cuda", "bfloat16", "head", torch.bfloat16, None),
+        ("cuda", "float32", "full", torch.float32, None),
+        ("cpu", "bfloat16", "full", torch.float32, None),
+    ],
+)
+def test_automatic_precision_depends_on_device_and_on_what_learns(
+    tiny_folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    device: str,
+    fast: str,
+    trainable: Any,
+    dtype: torch.dtype,
+    arithmetic: torch.dtype | None,
+) -> None:
+    monkeypatch.setattr(trainer, "default_device", lambda: device)
+    monkeypatch.setattr(trainer, "default_precision", lambda _: fast)
+    monkeypatch.setattr(Backbone, "load", lambda _, **chosen: chosen)
+    chosen = load_backbone(find_model(str(tiny_folder)), "auto", trainable=trainable)
+    assert chosen == {"dtype": dtype, "device": device, "arithmetic": arithmetic}
+
+
 def test_a_model_with_a_full_table_and_its_own_head_goes_through_both_stages(
     short_strips: Path, tmp_path: Path
 ) -> None:
@@ -438,6 +492,7 @@ def test_a_state_holds_no_frozen_weight(second: Run, out: Path, at_step: Callabl
 RUNS = {
     "stage1": ("first", {}),
     "stage1-student-accumulated": ("first", {"rollout": "student", "accumulate": 2, "epochs": 3}),
+    "stage1-mixed": ("first", {"precision": "mixed", "trainable": "full", "rollout": "jacobi:0-1"}),
     "stage2-dropout": ("second", {}),
     "stage2-student-scheduled": (
         "second",
