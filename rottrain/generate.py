@@ -24,8 +24,8 @@ from rottrain.backbone import Backbone
 from rottrain.batches import pad_ids
 from rottrain.config import Precision
 from rottrain.head import ProjectionHead
+from rottrain.precision import load_backbone
 from rottrain.rollout import Prompt, read_prompt, unroll
-from rottrain.trainer import load_backbone
 
 if TYPE_CHECKING:
     from transformers import Cache

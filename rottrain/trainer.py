@@ -36,7 +36,7 @@ from transformers import (
 
 from rotdata import hub
 from rotdata.console import say
-from rotdata.encoders import default_device, default_precision, tower_sha256
+from rotdata.encoders import tower_sha256
 from rotdata.errors import CheckpointError, Interrupted, OutputOccupied, ShardMismatch, TrainingError, UsageError
 from rotdata.models import ModelFolder, find_model
 from rotdata.shards import EmbeddingShards, locked, write_atomically
@@ -46,10 +46,8 @@ from rottrain.batches import Collator, Example, GroupShuffle, ShardRows
 from rottrain.checkpoints import CheckpointConfig
 from rottrain.config import (
     LoraSettings,
-    Precision,
     Stage1Config,
     Stage2Config,
-    Trainable,
     as_yaml,
     from_dict,
     what_decides,
@@ -57,6 +55,7 @@ from rottrain.config import (
 from rottrain.glyphs import GlyphProbe
 from rottrain.head import ProjectionHead
 from rottrain.learner import Learner
+from rottrain.precision import load_backbone
 from rottrain.supply import Supply
 from rottrain.validation import validate, warnings_of
 
@@ -675,26 +674,6 @@ def _open(shards: Path | str, model: str) -> tuple[EmbeddingShards, ModelFolder]
             f"({encoder.get('model')}), {model} has {tower[:12]}: {remedy}"
         )
     return data, folder
-
-
-def load_backbone(folder: ModelFolder, precision: Precision, *, trainable: Trainable = "head") -> Backbone:
-    """The base model on the GPU if there is one, in the precision asked for; `auto` depends on what will learn."""
-    device = default_device()
-    if precision == "auto":
-        precision = _automatic(device, trainable)
-    return Backbone.load(
-        folder,
-        dtype=torch.bfloat16 if precision == "bfloat16" else torch.float32,
-        device=device,
-        arithmetic=torch.bfloat16 if precision == "mixed" else None,
-    )
-
-
-def _automatic(device: str, trainable: Trainable) -> Precision:
-    """The precision `auto` on a device."""
-    if device == "cpu" or default_precision(device) == "float32":
-        return "float32"
-    return "mixed" if trainable in ("full", "lm-head") else "bfloat16"
 
 
 def is_main() -> bool:

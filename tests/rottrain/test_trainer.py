@@ -30,20 +30,20 @@ from rotdata.errors import (
 )
 from rotdata.models import find_model
 from rotdata.strips import StripStyle
-from rottrain import checkpoints, trainer
+from rottrain import checkpoints, precision, trainer
 from rottrain.backbone import Backbone
 from rottrain.checkpoints import CONFIG, HEAD, TOKEN_ROWS
 from rottrain.config import HeadConfig, LoraSettings, Stage1Config, Stage2Config
 from rottrain.generate import RoT
 from rottrain.head import ProjectionHead
 from rottrain.learner import Learner
+from rottrain.precision import load_backbone
 from rottrain.trainer import (
     RUN,
     Outcome,
     Running,
     StageTrainer,
     complete_states,
-    load_backbone,
     plan_stage1,
     run_stage1,
     run_stage2,
@@ -397,8 +397,8 @@ def test_both_stages_train_in_bfloat16(first: Run, second: Run, tmp_path: Path, 
 
 def test_mixed_precision_keeps_weights_and_gradients_in_float32(tiny_folder: Path) -> None:
     folder, gradients = find_model(str(tiny_folder)), []
-    for precision in ("float32", "mixed"):
-        backbone = load_backbone(folder, precision)
+    for kind in ("float32", "mixed"):
+        backbone = load_backbone(folder, kind)
         backbone.train_language(head_only=False)
         learner = Learner(backbone, random_head(192), Stage1Config(trainable="full", rollout="jacobi:2"))
         batch: Any = as_batch(backbone, random_examples(backbone))
@@ -415,7 +415,7 @@ def test_a_checkpoint_of_mixed_precision_generates(first: Run, out: Path, loaded
     first(out, precision="mixed", trainable="full", max_steps=1)
     assert {value.dtype for value in load_file(out / "language.safetensors").values()} == {torch.float32}
     assert loaded[0].arithmetic == torch.bfloat16
-    usual, mixed = (RoT.from_pretrained(out, precision=precision) for precision in ("auto", "mixed"))
+    usual, mixed = (RoT.from_pretrained(out, precision=kind) for kind in ("auto", "mixed"))
     assert (usual.backbone.arithmetic, mixed.base.arithmetic) == (None, torch.bfloat16)
     one, two = (rot.generate(["2+2?"], budget=3, max_answer_tokens=2)[0].latents_KD for rot in (usual, mixed))
     assert not torch.equal(one, two)
@@ -442,8 +442,8 @@ def test_automatic_precision_depends_on_device_and_on_what_learns(
     dtype: torch.dtype,
     arithmetic: torch.dtype | None,
 ) -> None:
-    monkeypatch.setattr(trainer, "default_device", lambda: device)
-    monkeypatch.setattr(trainer, "default_precision", lambda _: fast)
+    monkeypatch.setattr(precision, "default_device", lambda: device)
+    monkeypatch.setattr(precision, "default_precision", lambda _: fast)
     monkeypatch.setattr(Backbone, "load", lambda _, **chosen: chosen)
     chosen = load_backbone(find_model(str(tiny_folder)), "auto", trainable=trainable)
     assert chosen == {"dtype": dtype, "device": device, "arithmetic": arithmetic}
