@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Literal
 
@@ -77,7 +78,10 @@ def evaluate(
     }
     kind: scoring.Kind = "math" if corpus.startswith("math") else "number"
     judged: list[Judged] = []
-    with tqdm(total=len(rows), unit="question", desc=mode, disable=None) as bar:
+    with (
+        nullcontext() if mode == "rot" else rot.base.base(),
+        tqdm(total=len(rows), unit="question", desc=mode, disable=None) as bar,
+    ):
         for start in range(0, len(rows), batch_size):
             batch = rows[start : start + batch_size]
             judged += [

@@ -215,14 +215,14 @@ class RoT:
 def in_words(
     backbone: Backbone, questions: Sequence[str], *, batch_size: int = 16, max_tokens: int = MAX_COT_TOKENS
 ) -> list[Generation]:
-    """Reason in text with the base model: its reply is chain of thought, answer mark, answer."""
+    """Reason in text, with the model as it stands: its reply is chain of thought, answer mark, answer."""
     return _text_replies(backbone, questions, prefill="", batch_size=batch_size, max_tokens=max_tokens)
 
 
 def at_once(
     backbone: Backbone, questions: Sequence[str], *, batch_size: int = 16, max_tokens: int = MAX_ANSWER_TOKENS
 ) -> list[Generation]:
-    """Answer without any reasoning with the base model: its reply is made to start with the answer mark."""
+    """Answer without any reasoning, with the model as it stands: its reply is made to start with the answer mark."""
     prefill = backbone.prompt.answer_mark
     return _text_replies(backbone, questions, prefill=prefill, batch_size=batch_size, max_tokens=max_tokens)
 
@@ -234,26 +234,25 @@ def _text_replies(
     from transformers import DynamicCache
 
     done: list[Generation] = []
-    with backbone.base():
-        for batch in _batches(questions, batch_size):
-            started = time.perf_counter()
-            ids, mask = _prompts(backbone, batch, prefill=prefill)
-            cache = DynamicCache(config=backbone.model.config.text_config)
-            replies = _continue(backbone, backbone.embed(ids), mask, _positions(mask, ids.shape[1]), cache, max_tokens)
-            seconds = (time.perf_counter() - started) / len(batch)
-            for question, reply in zip(batch, replies, strict=True):
-                text = prefill + backbone.decode(reply)
-                thought, answered, _ = text.rpartition(backbone.prompt.answer_mark.strip())
-                if not answered:  # it was still reasoning when it ended
-                    thought = text
-                done.append(
-                    Generation(
-                        question=question,
-                        reply=text,
-                        reasoning_tokens=len(backbone.text_ids(thought)) if thought else 0,
-                        seconds=seconds,
-                    )
+    for batch in _batches(questions, batch_size):
+        started = time.perf_counter()
+        ids, mask = _prompts(backbone, batch, prefill=prefill)
+        cache = DynamicCache(config=backbone.model.config.text_config)
+        replies = _continue(backbone, backbone.embed(ids), mask, _positions(mask, ids.shape[1]), cache, max_tokens)
+        seconds = (time.perf_counter() - started) / len(batch)
+        for question, reply in zip(batch, replies, strict=True):
+            text = prefill + backbone.decode(reply)
+            thought, answered, _ = text.rpartition(backbone.prompt.answer_mark.strip())
+            if not answered:  # it was still reasoning when it ended
+                thought = text
+            done.append(
+                Generation(
+                    question=question,
+                    reply=text,
+                    reasoning_tokens=len(backbone.text_ids(thought)) if thought else 0,
+                    seconds=seconds,
                 )
+            )
     return done
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from contextlib import nullcontext
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -35,7 +36,7 @@ class StandInRoT:
     """Answers without a model; raises `error` for questions in `failing`, and notes how it was called."""
 
     def __init__(self, *, failing: Sequence[str] = (), error: Exception | None = None) -> None:
-        self.base = SimpleNamespace()
+        self.base = SimpleNamespace(base=nullcontext)
         self.calls: list[tuple[list[str], int, int]] = []
         self._failing, self._error = failing, error or RuntimeError("out of memory")
 
