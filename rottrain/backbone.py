@@ -139,6 +139,14 @@ class Backbone:
         """The question inside the chat template, up to where the reply starts."""
         return self._ids(self.prompt.prefix) + self._ids(question, special=False) + self._ids(self.prompt.suffix)
 
+    def picture_prompt_ids(self, text: str) -> tuple[list[int], list[int]]:
+        """A prompt of a picture and then `text`, up to where the reply starts: ids before and after its latents.
+
+        In the base model the begin and end token are those that open and close a picture.
+        """
+        before = [*self._ids(self.prompt.prefix), self.begin_id]
+        return before, [self.end_id, *self._ids(text, special=False), *self._ids(self.prompt.suffix)]
+
     def answer_ids(self, answer: str) -> list[int]:
         """Answer mark, answer, end of sequence."""
         return [*self._ids(self.prompt.answer_mark + answer, special=False), self.eos_id]

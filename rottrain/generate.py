@@ -156,7 +156,9 @@ class RoT:
         thought = unroll(self.backbone, self.head, prompt, budget, stop=ends)
         mask = thought.mask_after(prompt, 1)
         inputs_BTD = self._closed(thought.latents_BKD[:, -1:])
-        replies = _continue(self.backbone, inputs_BTD, mask, _positions(mask, 2), thought.cache, max_answer_tokens)
+        replies = continue_greedily(
+            self.backbone, inputs_BTD, mask, positions_of(mask, 2), thought.cache, max_answer_tokens
+        )
         latents, counts = thought.latents_BKD.float().cpu(), thought.counts_B.tolist()
         return self._generations(
             questions,
@@ -180,11 +182,11 @@ class RoT:
         given_BKD = pad_sequence([given_KD.to(backbone.device) for given_KD in latents], batch_first=True)
         latents_BK = torch.arange(given_BKD.shape[1], device=backbone.device) < counts_B1
         mask = torch.cat([prompt.mask_BT, latents_BK, torch.ones_like(latents_BK[:, :1])], dim=1)
-        inputs_BTD, positions = self._closed(given_BKD), _positions(mask, given_BKD.shape[1] + 1)
+        inputs_BTD, positions = self._closed(given_BKD), positions_of(mask, given_BKD.shape[1] + 1)
         if hidden == "latents":  # what nothing attends to need not be read
             inputs_BTD, positions = inputs_BTD[:, -1:], positions[:, -1:]
             mask, _ = prompt.continued(1)
-        replies = _continue(backbone, inputs_BTD, mask, positions, prompt.fork(), max_answer_tokens)
+        replies = continue_greedily(backbone, inputs_BTD, mask, positions, prompt.fork(), max_answer_tokens)
         kept = [given_KD.float().cpu() for given_KD in latents]
         return self._generations(questions, replies, kept, time.perf_counter() - started)
 
@@ -238,7 +240,9 @@ def _text_replies(
         started = time.perf_counter()
         ids, mask = _prompts(backbone, batch, prefill=prefill)
         cache = DynamicCache(config=backbone.model.config.text_config)
-        replies = _continue(backbone, backbone.embed(ids), mask, _positions(mask, ids.shape[1]), cache, max_tokens)
+        replies = continue_greedily(
+            backbone, backbone.embed(ids), mask, positions_of(mask, ids.shape[1]), cache, max_tokens
+        )
         seconds = (time.perf_counter() - started) / len(batch)
         for question, reply in zip(batch, replies, strict=True):
             text = prefill + backbone.decode(reply)
@@ -264,7 +268,7 @@ def _prompts(backbone: Backbone, questions: Sequence[str], *, prefill: str) -> t
     return ids.to(backbone.device), mask.to(backbone.device)
 
 
-def _continue(
+def continue_greedily(
     backbone: Backbone,
     inputs_BTD: Tensor,
     mask: Tensor,
@@ -295,7 +299,7 @@ def _continue(
     return replies
 
 
-def _positions(mask: Tensor, count: int) -> Tensor:
+def positions_of(mask: Tensor, count: int) -> Tensor:
     """Positions of the last `count` of what a mask covers: [B, count]."""
     return (mask.long().cumsum(dim=1) - 1).clamp(min=0)[:, -count:]
 
