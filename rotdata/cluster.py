@@ -60,15 +60,17 @@ class RayWork(Generic[Job]):
                     num_cpus=self.cpus,
                     num_gpus=self.gpus or None,
                 )
-                .iter_rows()
+                .iter_batches(
+                    batch_size=None, batch_format="pyarrow", prefetch_batches=0
+                )  # iter_rows lags by one shard
             )
             try:
                 with _passing_on(stopped, ledger, ray):
-                    for row in made:
-                        found = pickle.loads(row["made"])  # noqa: S301 -- of our own actors
+                    for found in _unpacked(made):
                         if isinstance(found, Exception):
-                            failure = failure or found
-                            ray.get(ledger.stop.remote())
+                            if failure is None:
+                                failure = found
+                                _halt(ledger, ray)
                         elif found is not None:
                             yield found
             except ray.exceptions.RayError as error:
@@ -97,8 +99,7 @@ def _passing_on(stopped: Stopped, ledger: Any, ray: Any) -> Iterator[None]:
         while not done.wait(_STOP_CHECK_S):
             if stopped():
                 with suppress(ray.exceptions.RayError):  # what is wrong with the cluster shows where shards are awaited
-                    ray.get(ledger.stop.remote())
-                    say("the cluster begins no further shard")
+                    _halt(ledger, ray)
                 return
 
     watcher = threading.Thread(target=watch, daemon=True)
@@ -108,6 +109,19 @@ def _passing_on(stopped: Stopped, ledger: Any, ray: Any) -> Iterator[None]:
     finally:
         done.set()
         watcher.join()
+
+
+def _unpacked(made: Iterator[Any]) -> Iterator[tuple[int, Written] | Exception | None]:
+    """What actors gave back, from Arrow tables."""
+    for rows in made:
+        for each in rows.column("made").to_pylist():
+            yield pickle.loads(each)  # noqa: S301 -- of our own actors
+
+
+def _halt(ledger: Any, ray: Any) -> None:
+    """Have no further shard begun, on any host. Raises RayError."""
+    ray.get(ledger.stop.remote())
+    say("the cluster begins no further shard: those in hand are finished")
 
 
 class _Ledger:

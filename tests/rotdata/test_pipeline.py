@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +31,7 @@ from rotdata.png import decode_png, encode_png
 from rotdata.shards import MANIFEST, REJECTS, EmbeddingShards, Manifest, read_rejects, verify
 from rotdata.strips import StripStyle, render
 from rotdata.targets import TargetSettings, quantise, restore, shorten
+from tests import workers
 from tests.helpers import REPOSITORY, StandInEncoder, contents, storing, write_jsonl
 
 STYLE = StripStyle()
@@ -682,32 +682,47 @@ def test_a_second_signal_stops_at_once(toy_strips: Path, out: Path) -> None:
 
 
 def wait_for(condition: Callable[[], bool], process: subprocess.Popen[Any]) -> None:
-    """Return once `condition` holds; fail if `process` ends or a minute passes before that."""
-    give_up = time.monotonic() + 60
+    """Return once `condition` holds; fail if `process` ends or two minutes pass before that."""
+    give_up = time.monotonic() + 120
     while not condition():
         assert process.poll() is None, "the run ended before it could be stopped"
         assert time.monotonic() < give_up
         time.sleep(0.01)
 
 
+HELD = """
+import sys
+from rotdata import pipeline
+from rotdata.cli import main
+
+def held(rows, size, whole=pipeline._batches):
+    for index, batch in enumerate(whole(rows, size)):
+        if index == 8:
+            sys.stdin.read()
+        yield batch
+
+pipeline._batches = held
+main()
+"""
+"""rotdata, whose corpus gives the rows of no more than 8 shards before stdin is closed."""
+HELD_SOURCE = Source(location="toy", corpus="toy", limit=120)
+HELD_COMMAND = (sys.executable, "-c", HELD, "render", "toy", "--limit", "120", "--rows-per-shard", "10", "--out")
+
+
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 130), (signal.SIGKILL, -9)])
 def test_a_stopped_process_resumes_to_the_same_bytes(out: Path, number: signal.Signals, code: int) -> None:
-    source = Source(location="toy", corpus="toy", limit=1000)
-    command: Sequence[str | Path] = [
-        *(sys.executable, "-m", "rotdata", "render", "toy", "--corpus", "toy", "--limit", "1000"),
-        *("--rows-per-shard", "20", "--out", out),
-    ]
-    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
-    with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True, env=environment) as process:
-        wait_for((out / "toy-train-00001-of-00050.parquet").exists, process)
+    with subprocess.Popen(
+        [*HELD_COMMAND, out], cwd=REPOSITORY, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
+        wait_for((out / "toy-train-00001-of-00012.parquet").exists, process)
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == code
     assert "Traceback" not in errors
     finished = len(Manifest.load(out).shards)
-    assert 1 <= finished < 50
-    pipeline.render(source, STYLE, out, rows_per_shard=20)
-    pipeline.render(source, STYLE, out.with_name("whole"), rows_per_shard=20)
+    assert 1 <= finished < 12
+    pipeline.render(HELD_SOURCE, STYLE, out, rows_per_shard=10)
+    pipeline.render(HELD_SOURCE, STYLE, out.with_name("whole"), rows_per_shard=10)
     assert contents(out) == contents(out.with_name("whole"))
 
 
@@ -731,59 +746,41 @@ def children_of(process: subprocess.Popen[Any]) -> list[int]:
 def test_stopped_processes_leave_nothing_running_and_resume_to_the_same_bytes(
     out: Path, number: signal.Signals, code: int
 ) -> None:
-    command: Sequence[str | Path] = [
-        *(sys.executable, "-m", "rotdata", "render", "toy", "--corpus", "toy", "--limit", "20000"),
-        *("--rows-per-shard", "200", "--num-proc", "2", "--out", out),
-    ]
-    with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as process:
-        wait_for((out / "toy-train-00003-of-00100.parquet").exists, process)
-        workers = children_of(process)
-        assert len(workers) >= 2
+    command = [*HELD_COMMAND, out, "--num-proc", "2"]
+    with subprocess.Popen(command, cwd=REPOSITORY, stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        wait_for((out / "toy-train-00003-of-00012.parquet").exists, process)
+        team = children_of(process)
+        assert len(team) >= 2
         process.send_signal(number)
         _, errors = process.communicate(timeout=60)
     assert process.returncode == code
     assert "Traceback" not in errors
     give_up = time.monotonic() + 60
-    while any(Path(f"/proc/{pid}").exists() for pid in workers):
+    while any(Path(f"/proc/{pid}").exists() for pid in team):
         assert time.monotonic() < give_up, "a worker outlives its parent"
         time.sleep(0.01)
-    assert 1 <= len(Manifest.load(out).shards) < 100
-    source = Source(location="toy", corpus="toy", limit=20000)
-    pipeline.render(source, STYLE, out, rows_per_shard=200)
-    pipeline.render(source, STYLE, out.with_name("whole"), rows_per_shard=200)
+    assert 1 <= len(Manifest.load(out).shards) < 12
+    pipeline.render(HELD_SOURCE, STYLE, out, rows_per_shard=10)
+    pipeline.render(HELD_SOURCE, STYLE, out.with_name("whole"), rows_per_shard=10)
     assert contents(out) == contents(out.with_name("whole"))
 
 
-def die(_jobs: Any, _stopped: Any) -> Any:
-    os._exit(1)
-
-
-def complain(_jobs: Any, _stopped: Any) -> Any:
-    raise ShardMismatch("what a worker has to say")
-
-
-def wait_to_be_stopped(jobs: Iterator[int], stopped: Callable[[], bool]) -> Iterator[tuple[int, None]]:
-    yield next(jobs), None
-    while not stopped():
-        time.sleep(0.01)
-
-
 def test_a_worker_that_dies_is_an_error_with_a_remedy() -> None:
-    workers: Any = runs.Workers(makers=[die], job=lambda index: index)
+    team: Any = runs.Workers(makers=[workers.die], job=lambda index: index)
     with pytest.raises(runs.WorkerDied, match="the same command resumes"):
-        list(workers([0, 1], lambda: False))
+        list(team([0, 1], lambda: False))
 
 
 def test_what_a_worker_raises_is_raised_here() -> None:
-    workers: Any = runs.Workers(makers=[complain, wait_to_be_stopped], job=lambda index: index)
+    team: Any = runs.Workers(makers=[workers.complain, workers.wait_to_be_stopped], job=lambda index: index)
     with pytest.raises(ShardMismatch, match="what a worker has to say"):
-        list(workers([0, 1], lambda: False))
+        list(team([0, 1], lambda: False))
 
 
 def test_workers_hear_that_they_are_to_stop_between_shards() -> None:
     found: list[int] = []
-    workers: Any = runs.Workers(makers=[wait_to_be_stopped], job=lambda index: index)
-    for index, _ in workers(list(range(9)), lambda: bool(found)):
+    team: Any = runs.Workers(makers=[workers.wait_to_be_stopped], job=lambda index: index)
+    for index, _ in team(list(range(9)), lambda: bool(found)):
         found.append(index)
     assert found == [0]
 
