@@ -5,11 +5,14 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from rotdata.console import print_json, run_app, say
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 app = typer.Typer(
     name="rottrain",
@@ -268,6 +271,51 @@ def evaluate(
 
 
 @app.command()
+def ablate(
+    file: Annotated[
+        Path, typer.Argument(help="YAML of the comparison (docs/ablate.md), or results.parquet: its tables once more.")
+    ],
+    out: Annotated[Path, typer.Option("--out", help="Folder for steps, results and tables; run again, it resumes.")],
+    given: Annotated[
+        list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A value in place of the file's; YAML.")
+    ] = None,
+    jobs: Annotated[int, typer.Option(help="Steps run at a time, each with one thread if more than one.")] = 1,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="List the commands, and run none.")] = False,  # noqa: FBT002
+    json_: Json = False,  # noqa: FBT002
+) -> None:
+    """Compare arms: run a grid of commands that one YAML declares, equal steps once, and print the tables."""
+    from rottrain import grid, tables
+    from rottrain.ablate import LOG, as_lines, run
+
+    if file.suffix == ".parquet":
+        out.mkdir(parents=True, exist_ok=True)
+        section = tables.write_section(out, file)
+        if json_:
+            print_json({"results": str(file), "section": section})
+        else:
+            typer.echo(section, nl=False)
+        return
+    plan = grid.load(file, given=grid.given_values(given or []), check=_check_words)
+    if dry_run:
+        lines = as_lines(plan, out)
+        if json_:
+            print_json({"runs": len(plan.runs), "steps": lines})
+            return
+        for line in lines:
+            typer.echo(f"{'done   ' if line['finished'] else 'to do  '} {line['command']}")
+        typer.echo(f"{len(plan.runs)} runs take {len(lines)} steps, {sum(line['finished'] for line in lines)} done")
+        return
+    outcome = run(plan, out, jobs=jobs)
+    if json_:
+        print_json(dataclasses.asdict(outcome) | {"results": str(outcome.results)})
+    else:
+        typer.echo(outcome.section, nl=False)
+    if outcome.failed:
+        say(f"{len(outcome.failed)} of {outcome.steps} steps failed: the same command tries them again, {LOG} says why")
+        raise typer.Exit(1)
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
     rows: Annotated[int, typer.Option(help="Training problems.")] = 2000,
@@ -294,6 +342,23 @@ def main() -> None:
 def _given(arguments: dict[str, Any], others: str) -> dict[str, Any]:
     """The recipe's overrides among a command's arguments: all but `others`."""
     return {name: value for name, value in arguments.items() if name not in others.split()}
+
+
+def _check_words(words: Sequence[str]) -> None:
+    """Raise UsageError if the command that `words` name can't take the rest of them."""
+    import typer.main
+
+    from rotdata.cli import app as rotdata_app
+    from rotdata.errors import UsageError
+
+    program, name, *rest = words
+    group: Any = typer.main.get_command({"rotdata": rotdata_app, "rottrain": app}[program])
+    if name not in group.commands:
+        raise UsageError(f"{program} has no command {name}: known are {', '.join(group.commands)}")
+    try:
+        group.commands[name].make_context(f"{program} {name}", rest)
+    except typer.TyperException as error:
+        raise UsageError(f"{program} {name} refuses: {error.format_message()}") from error
 
 
 def _tell(plan: Any, *, as_json: bool) -> None:
