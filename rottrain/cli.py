@@ -316,6 +316,53 @@ def ablate(
 
 
 @app.command()
+def probe(
+    checkpoint: Checkpoint,
+    source: Annotated[str, typer.Argument(help="File, folder, Hub dataset id (owner/name), or toy.")],
+    corpus: Annotated[str, typer.Option(help="Name of the corpus; auto recognises it.")] = "auto",
+    split: Annotated[str, typer.Option(help="Split of the dataset.")] = "test",
+    config: Annotated[str | None, typer.Option(help="Configuration of a Hub dataset.")] = None,
+    limit: Limit = None,
+    shards: Annotated[
+        str | None,
+        typer.Option(
+            help="Shards of the true latents; without, strips are drawn and encoded as the checkpoint's were."
+        ),
+    ] = None,
+    budget: Budget = None,
+    stop: Stop = None,
+    seed: Annotated[int, typer.Option(help="Seed of noise, orders and folds.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Questions answered together.")] = 32,
+    model: BaseModel = None,
+    plot: Annotated[Path | None, typer.Option(help="Draw the figures into a .png, .svg or .pdf file.")] = None,
+    json_: Json = False,  # noqa: FBT002
+) -> None:
+    """Do the latents matter? Answer again after the latents were zeroed, shuffled, swapped, masked, or made true."""
+    from rotdata import corpora
+    from rottrain import plots
+    from rottrain.generate import RoT
+    from rottrain.probe import as_table
+    from rottrain.probe import probe as run
+    from rottrain.truth import TrueLatents, open_shards
+
+    asked = corpora.Source(location=source, corpus=corpus, split=split, config=config, limit=limit, need_cot=False)
+    asked = corpora.resolve(asked)
+    rows = _rows(asked)
+    rot = RoT.from_pretrained(checkpoint, model=model)
+    truths = TrueLatents(rot, None if shards is None else open_shards(shards))
+    found = run(
+        rot, rows, corpus=asked.corpus, truths=truths, budget=budget, stop=stop, batch_size=batch_size, seed=seed
+    )
+    if plot is not None:
+        plots.plot_probe(found, plot)
+        say(f"the plot is in {plot}")
+    if json_:
+        print_json(dataclasses.asdict(found))
+    else:
+        typer.echo(as_table(found))
+
+
+@app.command()
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
     rows: Annotated[int, typer.Option(help="Training problems.")] = 2000,
@@ -373,6 +420,19 @@ def _tell(plan: Any, *, as_json: bool) -> None:
         f"memory in GiB: {memory}\n"
         f"{plan.step_seconds:.2f} s a step, {plan.eta_seconds / 60:.1f} min in all"
     )
+
+
+def _rows(asked: Any) -> list[Any]:
+    """Rows of a corpus that can be graded; of the others it is said that they are left out."""
+    from rotdata import corpora
+
+    rows = []
+    for row in corpora.read(asked):
+        if isinstance(row, corpora.Row):
+            rows.append(row)
+        else:
+            say(f"left out, since it can't be graded: {row.id}: {row.reason}")
+    return rows
 
 
 def _questions(questions: list[str] | None, file: Path | None) -> list[str]:

@@ -23,6 +23,7 @@ from rottrain import checkpoints
 from rottrain.backbone import Backbone
 from rottrain.batches import pad_ids
 from rottrain.config import Precision
+from rottrain.glyphs import GlyphProbe
 from rottrain.head import ProjectionHead
 from rottrain.precision import load_backbone
 from rottrain.rollout import Prompt, read_prompt, unroll
@@ -53,10 +54,17 @@ class Generation:
 class RoT:
     """A trained checkpoint on its base model: `RoT.from_pretrained(folder).generate([question], budget=32)`."""
 
-    def __init__(self, backbone: Backbone, head: ProjectionHead, config: checkpoints.CheckpointConfig) -> None:
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: ProjectionHead,
+        config: checkpoints.CheckpointConfig,
+        glyphs: GlyphProbe | None = None,
+    ) -> None:
         self.backbone = backbone
         self.head = head
         self.config = config
+        self.glyphs = glyphs
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, *, model: str | None = None, precision: Precision = "auto") -> RoT:
@@ -76,7 +84,8 @@ class RoT:
         head = checkpoints.load_head(folder, config).to(backbone.device).eval().requires_grad_(requires_grad=False)
         checkpoints.check_backbone(folder, config, backbone)
         checkpoints.load_learnt(folder, config, backbone)
-        return cls(backbone, head, config)
+        glyphs = checkpoints.load_probe(folder, config)
+        return cls(backbone, head, config, None if glyphs is None else glyphs.to(backbone.device))
 
     def generate(
         self,
