@@ -298,6 +298,20 @@ class Mismatch:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Texts:
+    """Rows of embedding shards without their embeddings."""
+
+    ids: list[str]
+    questions: list[str]
+    cots: list[str]
+    answers: list[str]
+    num_latents: list[int]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, kw_only=True)
 class EmbeddedRows:
     """Rows of embedding shards as plain arrays; row i's latents are embedding_LD[offsets[i]:offsets[i + 1]]."""
 
@@ -472,6 +486,16 @@ class EmbeddingShards:
 
     def read_group(self, index: int) -> EmbeddedRows:
         """Rows of row group `index` of the whole folder. Raises ShardError."""
+        return _rows_of(self._table(index))
+
+    def read_texts(self, index: int) -> Texts:
+        """The texts of row group `index`; its embeddings are not read. Raises ShardError."""
+        table = self._table(index, ["id", "question", "cot", "answer", "num_latents"])
+        ids, questions, cots, answers, num_latents = (column.to_pylist() for column in table.columns)
+        return Texts(ids=ids, questions=questions, cots=cots, answers=answers, num_latents=num_latents)
+
+    def _table(self, index: int, columns: list[str] | None = None) -> pa.Table:
+        """Columns of a row group, by default all of them."""
         entry, group, _ = self._groups[index]
         try:
             with self._files.open(entry.file) as stream:
@@ -479,12 +503,13 @@ class EmbeddingShards:
                     stream, metadata=self._footers.get(entry.file), page_checksum_verification=True, pre_buffer=False
                 )
                 self._footers[entry.file] = file.metadata
-                table = file.read_row_group(group)
+                if not file.schema_arrow.equals(self.manifest.schema):
+                    raise ShardError(
+                        f"{self.folder}/{entry.file} has other columns than its manifest says: don't trust it"
+                    )
+                return file.read_row_group(group, columns=columns)
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(f"{self.folder}/{entry.file}", error) from error
-        if not table.schema.equals(self.manifest.schema):
-            raise ShardError(f"{self.folder}/{entry.file} has other columns than its manifest says: don't trust it")
-        return _rows_of(table)
 
     def __iter__(self) -> Iterator[EmbeddedRows]:
         """Every row group in order."""

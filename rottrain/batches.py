@@ -5,28 +5,22 @@ Shapes: B rows, P prompt tokens, K latents, D embedding width, A answer tokens, 
 
 from __future__ import annotations
 
-from bisect import bisect_right
-from collections import OrderedDict
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate
 from typing import Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import Dataset, Sampler
+from torch.utils.data import Dataset
 
-from rotdata.errors import UsageError
-from rotdata.shards import EmbeddedRows, EmbeddingShards
+from rotdata.shards import EmbeddingShards
 from rotdata.targets import Longer, TargetSettings, shorten
 from rottrain.backbone import Backbone
 from rottrain.config import Fit
 from rottrain.glyphs import NOTHING, Alphabet
-
-_CACHED_GROUPS = 5
-_SHUFFLED_GROUPS = 4  # row groups whose rows mix; the reader keeps one more than that in memory
+from rottrain.rows import RowReader, Selection
 
 
 class Batch(TypedDict):
@@ -90,34 +84,18 @@ _AS_IT_IS = Shape()
 
 
 class ShardRows(Dataset[Example]):
-    """Rows of embedding shards by number; a few row groups are kept in memory, the least recently used leaves first."""
+    """Rows of embedding shards by number, as training needs them."""
 
-    def __init__(
-        self,
-        shards: EmbeddingShards,
-        backbone: Backbone,
-        *,
-        limit: int | None = None,
-        shape: Shape = _AS_IT_IS,
-    ) -> None:
-        """Open rows of `shards`, the first `limit` of them. Raises UsageError."""
-        self._shards = shards
+    def __init__(self, selections: Sequence[Selection], backbone: Backbone, *, shape: Shape = _AS_IT_IS) -> None:
+        self._reader = RowReader(selections, EmbeddingShards.read_group)
         self._backbone = backbone
         self._shape = shape
-        if limit is not None and limit < 1:
-            raise UsageError(f"--limit counts rows to train on and is at least 1, got {limit}")
-        self._ends = list(accumulate(shards.group_rows))
-        rows = self._ends[-1] if self._ends else 0
-        self._length = rows if limit is None else min(rows, limit)
-        self._cache: OrderedDict[int, EmbeddedRows] = OrderedDict()
 
     def __len__(self) -> int:
-        return self._length
+        return len(self._reader)
 
     def __getitem__(self, index: int) -> Example:
-        group = bisect_right(self._ends, index)
-        rows = self._group(group)
-        row = index - (self._ends[group] - len(rows))
+        rows, row = self._reader.find(index)
         example = Example(
             id=rows.ids[row],
             prompt_ids=self._backbone.prompt_ids(rows.questions[row]),
@@ -125,47 +103,6 @@ class ShardRows(Dataset[Example]):
             answer_ids=self._backbone.answer_ids(rows.answers[row]),
         )
         return self._shape.example(example, rows.cots[row], rows.spans[row])
-
-    @property
-    def group_sizes(self) -> list[int]:
-        """Rows of each row group that are within the limit."""
-        starts = [0, *self._ends[:-1]]
-        sizes = [min(end, self._length) - start for start, end in zip(starts, self._ends, strict=True)]
-        return [size for size in sizes if size > 0]
-
-    def _group(self, group: int) -> EmbeddedRows:
-        if group in self._cache:
-            self._cache.move_to_end(group)
-        else:
-            self._cache[group] = self._shards.read_group(group)
-            if len(self._cache) > _CACHED_GROUPS:
-                self._cache.popitem(last=False)
-        return self._cache[group]
-
-
-class GroupShuffle(Sampler[int]):
-    """Every row once an epoch, shuffled by seed and epoch: row groups first, then rows within a few groups."""
-
-    def __init__(self, group_sizes: Sequence[int], *, seed: int) -> None:
-        self._sizes = list(group_sizes)
-        self._seed = seed
-        self._epoch = 0
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch's order; the Trainer calls it."""
-        self._epoch = epoch
-
-    def __len__(self) -> int:
-        return sum(self._sizes)
-
-    def __iter__(self) -> Iterator[int]:
-        rng = np.random.default_rng((self._seed, self._epoch))
-        starts = np.concatenate([[0], np.cumsum(self._sizes)])
-        order = rng.permutation(len(self._sizes))
-        for first in range(0, len(order), _SHUFFLED_GROUPS):
-            window = order[first : first + _SHUFFLED_GROUPS]
-            rows = np.concatenate([np.arange(starts[group], starts[group + 1]) for group in window])
-            yield from rng.permutation(rows).tolist()
 
 
 @dataclass(frozen=True)

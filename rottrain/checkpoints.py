@@ -1,6 +1,6 @@
 """Finished checkpoints: safetensors and a config.json that says what they belong to. No pickle, no frozen weights.
 
-config.json is written last: a folder without it is no checkpoint. Beside it lie head.safetensors,
+config.json is written last: a folder without it is no checkpoint. Beside it lie head.safetensors (not of stage sft),
 token_rows.safetensors and what has learnt of the language model: adapter/ as peft writes it, or, if its own weights
 were trained, language.safetensors. Where there is a glyph probe, glyph_probe.safetensors holds it.
 """
@@ -20,17 +20,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from rotdata.errors import CheckpointError
+from rotdata.models import find_model
 from rotdata.shards import write_atomically
 from rottrain.backbone import Backbone, PromptFormat
+from rottrain.config import Precision, SftMode
 from rottrain.glyphs import Alphabet, GlyphProbe
 from rottrain.head import ProjectionHead
+from rottrain.precision import load_backbone
 
 FORMAT_VERSION = 2
 CONFIG = "config.json"
 HEAD, TOKEN_ROWS, ADAPTER = "head.safetensors", "token_rows.safetensors", "adapter"
 LANGUAGE, PROBE = "language.safetensors", "glyph_probe.safetensors"
 
-Stage = Literal["stage1", "stage2"]
+Stage = Literal["stage1", "stage2", "sft"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +50,8 @@ class CheckpointConfig:
     encoding: str
     """SHA-256 of encoder and style: what two sets of shards must share to be exchanged."""
     prompt: PromptFormat
-    head: dict[str, Any]
+    head: dict[str, Any] | None
+    """Arguments of the head's class; None where there are no latents."""
     run: dict[str, Any]
     """What was asked for: recipe, fingerprint of the shards, limit, the stage-1 head it started from."""
     result: dict[str, Any]
@@ -58,11 +62,23 @@ class CheckpointConfig:
     """Latents that every row was trained on, if it was one number."""
     alphabet: dict[str, Any] | None = None
     """Characters and slots of the glyph probe."""
+    mode: SftMode | None = None
+    """What stage sft has taught."""
     format_version: int = FORMAT_VERSION
 
 
+def shape_of(head: ProjectionHead) -> dict[str, Any]:
+    """A head as a checkpoint's config has it."""
+    return {name: getattr(head, name) for name in ("width_in", "width_out", "hidden", "activation")}
+
+
 def save(
-    folder: Path, config: CheckpointConfig, head: ProjectionHead, backbone: Backbone, probe: GlyphProbe | None = None
+    folder: Path,
+    config: CheckpointConfig,
+    backbone: Backbone,
+    *,
+    head: ProjectionHead | None = None,
+    probe: GlyphProbe | None = None,
 ) -> None:
     """Write a finished checkpoint; config.json comes last."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -70,7 +86,8 @@ def save(
         _save_tensors(backbone.language_weights(), folder / LANGUAGE)
     if probe is not None:
         _save_tensors(probe.state_dict(), folder / PROBE)
-    _save_tensors({name: tensor.contiguous() for name, tensor in head.state_dict().items()}, folder / HEAD)
+    if head is not None:
+        _save_tensors({name: tensor.contiguous() for name, tensor in head.state_dict().items()}, folder / HEAD)
     _save_tensors({"token_rows": backbone.base_token_rows}, folder / TOKEN_ROWS)
     if "adapter" in config.learnt:
         _save_adapter(backbone, folder / ADAPTER)
@@ -90,7 +107,7 @@ def load_config(folder: Path) -> CheckpointConfig:
         return CheckpointConfig(**content)
     except FileNotFoundError:
         raise CheckpointError(
-            f"no finished checkpoint in {folder}: train it with `rottrain stage1` or `stage2`"
+            f"no finished checkpoint in {folder}: train it with `rottrain stage1`, `stage2` or `sft`"
         ) from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{file} is no checkpoint's config ({error}): train it again") from error
@@ -98,6 +115,10 @@ def load_config(folder: Path) -> CheckpointConfig:
 
 def load_head(folder: Path, config: CheckpointConfig) -> ProjectionHead:
     """The trained head, every weight of it. Raises CheckpointError; never gives a random head."""
+    if config.head is None:
+        raise CheckpointError(
+            f"{folder} was fine-tuned in words and has no head: evaluate it with --{config.mode}-checkpoint"
+        )
     try:
         head = ProjectionHead(**config.head)
         head.load_state_dict(load_file(folder / HEAD), strict=True)
@@ -108,7 +129,7 @@ def load_head(folder: Path, config: CheckpointConfig) -> ProjectionHead:
 
 def load_probe(folder: Path, config: CheckpointConfig) -> GlyphProbe | None:
     """The glyph probe, if the checkpoint has one. Raises CheckpointError."""
-    if config.alphabet is None:
+    if config.alphabet is None or config.head is None:
         return None
     try:
         probe = GlyphProbe(config.head["width_out"], Alphabet(**config.alphabet))
@@ -129,6 +150,22 @@ def load_learnt(folder: Path, config: CheckpointConfig, backbone: Backbone, *, t
             ) from error
     if "adapter" in config.learnt:
         _load_adapter(folder, backbone, trainable=trainable)
+
+
+def load_text_model(
+    folder: Path, *, model: str | None = None, precision: Precision = "auto"
+) -> tuple[Backbone, CheckpointConfig]:
+    """The model that `rottrain sft` has made and its config, whose `mode` says what it was taught.
+
+    `model` names the base model where it lies elsewhere now. Raises CheckpointError.
+    """
+    config = load_config(folder)
+    if config.stage != "sft":
+        raise CheckpointError(f"{folder} is a {config.stage} checkpoint: one of `rottrain sft` is needed")
+    backbone = load_backbone(find_model(model or config.model), precision)
+    check_backbone(folder, config, backbone)
+    load_learnt(folder, config, backbone)
+    return backbone, config
 
 
 def _load_adapter(folder: Path, backbone: Backbone, *, trainable: bool) -> None:

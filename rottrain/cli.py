@@ -190,6 +190,51 @@ def stage2(
 
 
 @app.command()
+def sft(
+    shards: Shards,
+    mode: Annotated[
+        Literal["cot", "no-cot"], typer.Option(help="Teach chain of thought and answer, or the answer alone.")
+    ],
+    out: Out,
+    model: Model = "tiny",
+    config: Config = None,
+    recipe: RecipeOption = "fast",
+    max_steps: MaxSteps = None,
+    epochs: Epochs = None,
+    batch_size: BatchSize = None,
+    accumulate: Accumulate = None,
+    lr: Lr = None,
+    scheduler: Scheduler = None,
+    warmup_steps: WarmupSteps = None,
+    trainable: Annotated[
+        Literal["lora", "full", "lm-head"] | None, typer.Option(help="What of the language model learns.")
+    ] = None,
+    validation_rows: ValidationRows = None,
+    validation_steps: ValidationSteps = None,
+    precision: Precision = None,
+    save_steps: SaveSteps = None,
+    log_steps: LogSteps = None,
+    resume: Resume = "auto",
+    seed: Seed = None,
+    limit: Limit = None,
+    report_to: ReportTo = "none",
+    dry_run: DryRun = False,  # noqa: FBT002 -- a flag
+    json_: Json = False,  # noqa: FBT002
+) -> None:
+    """Fine-tuning in words on the same rows: the baselines that latents are compared with."""
+    overrides = _given(locals(), "shards out model config recipe resume limit report_to dry_run json_")
+    from rottrain.config import SftConfig, load_yaml
+    from rottrain.trainer import Running, plan_sft, run_sft
+
+    chosen = load_yaml(SftConfig, config, recipe=recipe, **overrides)
+    running = Running(resume=resume, limit=limit, report_to=report_to)
+    if dry_run:
+        _tell(plan_sft(shards, model, chosen, running), as_json=json_)
+    else:
+        _report(run_sft(shards, model, out, chosen, running), as_json=json_)
+
+
+@app.command()
 def generate(
     checkpoint: Checkpoint,
     questions: Annotated[
@@ -453,7 +498,7 @@ def _questions(questions: list[str] | None, file: Path | None) -> list[str]:
 
 
 def _report(outcome: Any, *, as_json: bool) -> None:
-    from rottrain.trainer import is_main, leave_group
+    from rottrain.loop import is_main, leave_group
 
     leave_group()
     if not is_main():

@@ -23,6 +23,7 @@ Fit = Literal["pad", "truncate", "resample"]
 Scheduler = Literal["constant", "linear", "cosine"]
 Reduction = Literal["mean", "sum"]
 Activation = Literal["swiglu", "gelu", "relu"]
+SftMode = Literal["cot", "no-cot"]
 Precision = Literal["auto", "float32", "bfloat16", "mixed"]
 
 _Config = TypeVar("_Config", bound="TrainConfig")
@@ -119,34 +120,11 @@ class LoraSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class TrainConfig:
-    """What both stages share."""
+    """What all training shares."""
 
-    rollout: str = "student"
-    """How a step's latents are produced: fed back on themselves, as the paper trains, or see `rollout_phases`."""
     trainable: Trainable
     """What learns beside what a stage always trains: nothing, LoRA, all of the language model, or its output rows."""
     lora: LoraSettings = LoraSettings()
-    train_tokens: bool = False
-    """Whether the rows of the begin and end token are trained with the adapter."""
-    cache_gradient: bool = True
-    """Whether gradients run back through the key-value cache of earlier latents, as in the reference."""
-    input_noise: float = 0.0
-    """Most noise put on the latents that a parallel sweep reads, in standard deviations of the targets; each row draws
-    its own share of it."""
-    budget: int | None = None
-    """Latents a row is brought to, as inference will spend them; by default each row keeps its strip's own."""
-    fit: Fit = "pad"
-    """How: shorter strips followed by blank latents and longer ones cut, longer ones cut alone, or longer ones
-    resampled."""
-    alignment: Alignment = "mse"
-    align_weight: float
-    """Weight of the alignment loss; the paper's lambda is 10, on the mean over dimensions."""
-    answer_weight: float = 1.0
-    """Weight of the cross-entropy of end token and answer, given the latents."""
-    glyph_weight: float = 0.0
-    """Weight of the glyph probe's cross-entropy: it names the characters that each predicted latent shows."""
-    halt_weight: float = 0.0
-    """Weight of the halt loss: at every latent, whether it is the last that says something."""
     batch_size: int = 16
     accumulate: int = 1
     """Batches whose gradients are averaged into one step."""
@@ -164,8 +142,6 @@ class TrainConfig:
     """Of the language model: float32; bfloat16, its weights too; or mixed, with weights, gradients and optimizer in
     float32 and passes in bfloat16. What learns beside it is float32 in any case. auto is float32 on a CPU; on a GPU
     mixed where the language model's own weights learn, else bfloat16."""
-    align_reduction: Reduction = "mean"
-    """Over the dimensions of a latent: the mean, as the reference has it, or the sum, as the paper writes."""
     save_steps: int | None = None
     """Write a state to resume from every so many steps; by default only when stopped."""
     log_steps: int = 10
@@ -178,23 +154,57 @@ class TrainConfig:
         """Raise UsageError for values that can't train."""
         _check_positive(
             self, "batch_size", "accumulate", "epochs", "max_steps", "lr", "max_grad_norm", "save_steps", "log_steps",
-            "validation_steps", "budget",
+            "validation_steps",
         )  # fmt: skip
-        _check_not_negative(
-            self, "input_noise", "align_weight", "answer_weight", "glyph_weight", "halt_weight", "weight_decay",
-            "warmup_steps", "validation_rows",
-        )  # fmt: skip
-        rollout_phases(self.rollout)
+        _check_not_negative(self, "weight_decay", "warmup_steps", "validation_rows")
         _check_choice(self, "trainable", get_args(Trainable))
-        _check_choice(self, "fit", get_args(Fit))
-        _check_choice(self, "alignment", get_args(Alignment))
         _check_choice(self, "scheduler", get_args(Scheduler))
         _check_choice(self, "precision", get_args(Precision))
+
+
+@dataclass(frozen=True, kw_only=True)
+class LatentConfig(TrainConfig):
+    """What the stages that train on latents share."""
+
+    rollout: str = "student"
+    """How a step's latents are produced: fed back on themselves, as the paper trains, or see `rollout_phases`."""
+    train_tokens: bool = False
+    """Whether the rows of the begin and end token are trained with the adapter."""
+    cache_gradient: bool = True
+    """Whether gradients run back through the key-value cache of earlier latents, as in the reference."""
+    input_noise: float = 0.0
+    """Most noise put on the latents that a parallel sweep reads, in standard deviations of the targets; each row draws
+    its own share of it."""
+    budget: int | None = None
+    """Latents a row is brought to, as inference will spend them; by default each row keeps its strip's own."""
+    fit: Fit = "pad"
+    """How: shorter strips followed by blank latents and longer ones cut, longer ones cut alone, or longer ones
+    resampled."""
+    alignment: Alignment = "mse"
+    align_weight: float
+    """Weight of the alignment loss; the paper's lambda is 10, on the mean over dimensions."""
+    align_reduction: Reduction = "mean"
+    """Over the dimensions of a latent: the mean, as the reference has it, or the sum, as the paper writes."""
+    answer_weight: float = 1.0
+    """Weight of the cross-entropy of end token and answer, given the latents."""
+    glyph_weight: float = 0.0
+    """Weight of the glyph probe's cross-entropy: it names the characters that each predicted latent shows."""
+    halt_weight: float = 0.0
+    """Weight of the halt loss: at every latent, whether it is the last that says something."""
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for values that can't train."""
+        super().__post_init__()
+        _check_positive(self, "budget")
+        _check_not_negative(self, "input_noise", "align_weight", "answer_weight", "glyph_weight", "halt_weight")
+        rollout_phases(self.rollout)
+        _check_choice(self, "fit", get_args(Fit))
+        _check_choice(self, "alignment", get_args(Alignment))
         _check_choice(self, "align_reduction", get_args(Reduction))
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage1Config(TrainConfig):
+class Stage1Config(LatentConfig):
     """Stage 1, visual alignment: the head learns to predict the strip's latents, in the paper on a frozen model."""
 
     trainable: Trainable = "head"
@@ -211,7 +221,7 @@ class Stage1Config(TrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Stage2Config(TrainConfig):
+class Stage2Config(LatentConfig):
     """Stage 2, latent fine-tuning: the model learns to answer from its latents, in the paper by LoRA."""
 
     epochs: float = 2.0
@@ -219,6 +229,22 @@ class Stage2Config(TrainConfig):
     train_head: bool = False
     """Whether the head of stage 1 goes on learning."""
     align_weight: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SftConfig(TrainConfig):
+    """Fine-tuning in words on the same rows: what latents are compared with."""
+
+    mode: SftMode
+    """What is taught: cot is chain of thought and answer, no-cot the answer alone."""
+    trainable: Trainable = "lora"
+    epochs: float = 2.0
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for values that can't train."""
+        super().__post_init__()
+        _check_choice(self, "mode", get_args(SftMode))
+        _check_choice(self, "trainable", ("lora", "full", "lm-head"))  # there is no head beside it
 
 
 _FAST = {
@@ -231,7 +257,7 @@ _FAST = {
     "adam_beta2": 0.98,
 }
 RECIPES: dict[Recipe, dict[type[TrainConfig], dict[str, Any]]] = {
-    "paper": {Stage1Config: {}, Stage2Config: {}},
+    "paper": {Stage1Config: {}, Stage2Config: {}, SftConfig: {}},
     "fast": {
         Stage1Config: _FAST | {"scaling": "dimension", "rollout": "teacher, jacobi:0-1@0.75"},
         Stage2Config: _FAST
@@ -240,6 +266,7 @@ RECIPES: dict[Recipe, dict[type[TrainConfig], dict[str, Any]]] = {
             "scheduler": "cosine",
             "rollout": "jacobi:0-1, jacobi:0-3@0.1, jacobi:0-6@0.3, jacobi:0-10@0.6",
         },
+        SftConfig: {"trainable": "full", "warmup_steps": 50, "adam_beta2": 0.98, "scheduler": "cosine"},
     },
 }
 """What each recipe changes in the defaults."""

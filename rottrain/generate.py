@@ -75,13 +75,14 @@ class RoT:
         folder = Path(folder)
         config = checkpoints.load_config(folder)
         model = model or config.model
+        head = checkpoints.load_head(folder, config)
         backbone = load_backbone(find_model(model), precision)
-        if backbone.width != config.head["width_in"]:
+        if backbone.width != head.width_in:
             raise CheckpointError(
-                f"{folder} was trained on a model of width {config.head['width_in']}, {model} has {backbone.width}: "
+                f"{folder} was trained on a model of width {head.width_in}, {model} has {backbone.width}: "
                 f"name the right one, {config.model}, with --model"
             )
-        head = checkpoints.load_head(folder, config).to(backbone.device).eval().requires_grad_(requires_grad=False)
+        head.to(backbone.device).eval().requires_grad_(requires_grad=False)
         checkpoints.check_backbone(folder, config, backbone)
         checkpoints.load_learnt(folder, config, backbone)
         glyphs = checkpoints.load_probe(folder, config)

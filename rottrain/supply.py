@@ -5,6 +5,7 @@ Shapes: L latents, D embedding width, S character slots of a latent.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -13,17 +14,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from rotdata.encoders import load_encoder
-from rotdata.errors import ShardMismatch, UsageError
+from rotdata.errors import ShardMismatch
 from rotdata.models import ModelFolder
-from rotdata.shards import EmbeddingShards
 from rottrain.backbone import Backbone
 from rottrain.batches import Example, Shape, ShardRows
-from rottrain.config import TrainConfig
+from rottrain.config import LatentConfig
 from rottrain.glyphs import Alphabet, GlyphProbe, train_probe
 from rottrain.head import ProjectionHead
+from rottrain.rows import Selection, hold_out
 
 _SAMPLE = 2000
-"""Rows, the first ones, that statistics and the probe are made from."""
+"""Rows, the first ones of each folder, that statistics and the probe are made from."""
 _BLANK_LATENTS = 32
 
 
@@ -32,8 +33,10 @@ class Supply:
     """Rows to train on and rows to validate on, none in both."""
 
     rows: ShardRows
+    selections: list[Selection]
+    """Where those are."""
     held_out: list[Example]
-    recipe: TrainConfig
+    recipe: LatentConfig
     alphabet: Alphabet | None
     known: GlyphProbe | None
     """A probe that an earlier stage has learnt."""
@@ -42,33 +45,23 @@ class Supply:
     @classmethod
     def of(
         cls,
-        data: EmbeddingShards,
+        selections: Sequence[Selection],
         backbone: Backbone,
-        recipe: TrainConfig,
+        recipe: LatentConfig,
         *,
-        limit: int | None,
         probe: GlyphProbe | None = None,
     ) -> Supply:
-        """Rows of `data` as the recipe wants them. Raises ShardMismatch, UsageError."""
-        every = ShardRows(data, backbone, limit=limit)
-        count = len(every) - recipe.validation_rows
-        if not len(every):
-            raise ShardMismatch(f"{data.folder} holds no rows to train on")
-        if count < 1:
-            raise UsageError(
-                f"--validation-rows {recipe.validation_rows} of the {len(every)} rows in {data.folder} leave none to "
-                "train on: hold fewer out"
-            )
-        has_spans = "resize" not in data.manifest.settings
+        """Selected rows as the recipe wants them. Raises ShardMismatch, UsageError."""
+        has_spans = all("resize" not in each.shards.manifest.settings for each in selections)
         wants_probe = recipe.glyph_weight > 0 or recipe.validation_rows > 0
         if recipe.glyph_weight > 0 and not has_spans:
             raise ShardMismatch(
-                f"the latents in {data.folder} have no spans, so there are no characters to learn: set glyph_weight "
-                "to 0, or embed without --resize"
+                f"the latents in {selections[0].shards.folder} have no spans, so there are no characters to learn: set "
+                "glyph_weight to 0, or embed without --resize"
             )
         alphabet = None
         if wants_probe and has_spans:
-            alphabet = probe.alphabet if probe else _alphabet(data)
+            alphabet = probe.alphabet if probe else _alphabet(selections)
         pads = recipe.budget is not None and recipe.fit == "pad"
         shape = Shape(
             budget=recipe.budget,
@@ -76,10 +69,16 @@ class Supply:
             blank_D=blank_latent(backbone.folder) if pads else None,
             alphabet=alphabet,
         )
-        rows = ShardRows(data, backbone, limit=count, shape=shape)
-        last = ShardRows(data, backbone, limit=len(every), shape=shape)
-        held_out = [last[index] for index in range(count, len(every))]
-        return cls(rows=rows, held_out=held_out, recipe=recipe, alphabet=alphabet, known=probe)
+        kept, held_out = hold_out(selections, recipe.validation_rows)
+        last = ShardRows(held_out, backbone, shape=shape)
+        return cls(
+            rows=ShardRows(kept, backbone, shape=shape),
+            selections=kept,
+            held_out=[last[index] for index in range(len(last))],
+            recipe=recipe,
+            alphabet=alphabet,
+            known=probe,
+        )
 
     def scale(self, *, per_dimension: bool) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the targets, [D] each; one deviation for all unless `per_dimension`."""
@@ -105,7 +104,11 @@ class Supply:
 
     def _sample(self) -> list[Example]:
         if not self._sampled:
-            self._sampled.extend(self.rows[index] for index in range(min(len(self.rows), _SAMPLE)))
+            first = 0
+            for selection in self.selections:
+                count = min(len(selection), -(-_SAMPLE // len(self.selections)))
+                self._sampled.extend(self.rows[first + index] for index in range(count))
+                first += len(selection)
         return self._sampled
 
 
@@ -118,14 +121,14 @@ def blank_latent(folder: ModelFolder) -> NDArray[np.float32]:
     return mean
 
 
-def _alphabet(data: EmbeddingShards) -> Alphabet:
-    """Characters of the first rows."""
+def _alphabet(selections: Sequence[Selection]) -> Alphabet:
+    """Characters of the first rows of each folder."""
     texts: list[str] = []
     spans: list[list[int]] = []
-    for group in range(len(data.group_rows)):
-        rows = data.read_group(group)
-        texts += rows.cots
-        spans += [row for row in rows.spans if row is not None]
-        if len(texts) >= _SAMPLE:
-            break
+    for number, selection in enumerate(selections, start=1):
+        for rows in selection.shards:
+            texts += rows.cots
+            spans += [row for row in rows.spans if row is not None]
+            if len(texts) >= _SAMPLE * number / len(selections):
+                break
     return Alphabet.of(texts, spans)

@@ -12,13 +12,16 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 -- torch's own name for it
 
-from rottrain import rollout
+from rottrain import generate, rollout, scoring
 from rottrain.batches import Batch, Collator, Example
 from rottrain.glyphs import characters_right
 from rottrain.learner import Learner
 from rottrain.losses import IGNORED
+from rottrain.sft import TextCollator, TextExample, TextLearner
 
 _BATCH = 64
+_MOST_OF_A_REPLY = 2
+"""Times as long as the longest taught reply: where a reply that does not end is cut."""
 _SATURATED = 0.99
 """Cosine of neighbouring latents from which on they count as one and the same."""
 
@@ -52,6 +55,43 @@ def validate(learner: Learner, examples: Sequence[Example]) -> dict[str, float]:
     return {name: round(value, 5) for name, value in (figures | {"rank_true": collapse(true)["rank"]}).items()}
 
 
+@torch.no_grad()
+def validate_text(learner: TextLearner, examples: Sequence[TextExample], *, kind: scoring.Kind) -> dict[str, float]:
+    """Figures of a learner in words on `examples`, means over rows.
+
+    accuracy: rows whose generated reply ends in the right answer, as evaluation reads it. loss: of the taught reply.
+    reasoning_tokens: before the answer mark.
+    """
+    backbone, mode = learner.backbone, learner.recipe.mode
+    was_training = learner.training
+    learner.eval()
+    collate, loss = TextCollator(backbone.pad_id), 0.0
+    for start in range(0, len(examples), _BATCH):
+        some = examples[start : start + _BATCH]
+        batch = collate(some)
+        tokens_BT, labels_BT = (batch[name].to(backbone.device) for name in ("tokens_BT", "labels_BT"))
+        loss += learner(tokens_BT=tokens_BT, labels_BT=labels_BT)["loss"].item() * len(some)
+    reply = generate.in_words if mode == "cot" else generate.at_once
+    longest = max(len(example.taught_ids) for example in examples)
+    questions = [example.question for example in examples]
+    made = reply(backbone, questions, batch_size=_BATCH, max_tokens=_MOST_OF_A_REPLY * longest)
+    learner.train(was_training)
+    right = [
+        scoring.equal(scoring.extract(each.reply), example.answer, kind)
+        for each, example in zip(made, examples, strict=True)
+    ]
+    return {
+        "accuracy": round(sum(right) / len(right), 5),
+        "loss": round(loss / len(examples), 5),
+        "reasoning_tokens": round(sum(each.reasoning_tokens for each in made) / len(made), 2),
+    }
+
+
+def rank(figures: dict[str, float]) -> tuple[float, float]:
+    """Better weights are greater: by accuracy, then by how close the latents are to the strips', or by the loss."""
+    return figures["accuracy"], -figures["alignment_free" if "alignment_free" in figures else "loss"]
+
+
 def collapse(rows: Sequence[Tensor]) -> dict[str, float]:
     """How alike the latents of some rows [K, D] are.
 
@@ -80,6 +120,8 @@ def collapse(rows: Sequence[Tensor]) -> dict[str, float]:
 
 def warnings_of(figures: dict[str, float]) -> list[str]:
     """What the figures of a validation warn of."""
+    if "cosine" not in figures:  # there are no latents
+        return []
     found = []
     if figures["cosine"] > 0.9:
         found.append(f"latents of a row are nearly the same (mean cosine {figures['cosine']:.2f})")

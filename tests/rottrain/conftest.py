@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +17,7 @@ from rotdata.strips import StripStyle
 from rottrain.backbone import Backbone
 from rottrain.config import HeadConfig, LoraSettings, Stage1Config, Stage2Config
 from rottrain.head import ProjectionHead
+from rottrain.loop import StageTrainer
 from rottrain.trainer import run_stage1, run_stage2
 from tests.helpers import write_jsonl
 from tests.rottrain.samples import random_head
@@ -84,3 +87,17 @@ def stage2_checkpoint(embedded: Path, tiny_folder: Path, stage1_checkpoint: Path
     config = Stage2Config(rollout="teacher", batch_size=4, max_steps=2, lr=3e-2, lora=LoraSettings(rank=4, dropout=0.0))
     run_stage2(embedded, str(tiny_folder), stage1_checkpoint, out, config)
     return out
+
+
+@pytest.fixture
+def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Do something while a given step is computed, once."""
+    compute_loss = StageTrainer.compute_loss
+    planned: dict[int, Callable[[], None]] = {}
+
+    def acting(self: StageTrainer, *arguments: Any, **options: Any) -> Any:
+        planned.pop(self.state.global_step + 1, lambda: None)()
+        return compute_loss(self, *arguments, **options)
+
+    monkeypatch.setattr(StageTrainer, "compute_loss", acting)
+    return planned.__setitem__

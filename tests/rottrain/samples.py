@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -72,6 +73,11 @@ def full_pass(backbone: Backbone, inputs_TD: Tensor) -> Tensor:
 def token_inputs(backbone: Backbone, ids: Sequence[int]) -> Tensor:
     """Input embeddings of token ids: [T, D]."""
     return backbone.embed(torch.tensor(list(ids)))
+
+
+def terminate() -> None:
+    """Ask this process to stop."""
+    signal.raise_signal(signal.SIGTERM)
 
 
 def copy_model(folder: Path, to: Path, **config: Any) -> Path:

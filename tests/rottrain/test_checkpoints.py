@@ -98,7 +98,7 @@ def test_the_head_is_read_back_to_the_bit(stage1_checkpoint: Path) -> None:
 
 def test_a_config_goes_through_its_file_and_back(stage1_checkpoint: Path, backbone: Backbone, tmp_path: Path) -> None:
     config = checkpoints.load_config(stage1_checkpoint)
-    checkpoints.save(tmp_path / "again", config, checkpoints.load_head(stage1_checkpoint, config), backbone)
+    checkpoints.save(tmp_path / "again", config, backbone, head=checkpoints.load_head(stage1_checkpoint, config))
     expected = contents(stage1_checkpoint)
     del expected[RECIPE]  # the run writes it
     assert contents(tmp_path / "again") == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import json
 import shutil
@@ -22,8 +23,9 @@ from rotdata.models import find_model
 from rotdata.strips import StripStyle
 from rottrain import checkpoints
 from rottrain.cli import app
-from rottrain.config import Stage1Config, Stage2Config
-from rottrain.trainer import RUN, complete_states
+from rottrain.config import SftConfig, Stage1Config, Stage2Config
+from rottrain.loop import complete_states
+from rottrain.trainer import RUN
 from tests.helpers import REPOSITORY, Result, contents, write_jsonl
 
 Run = Callable[..., Result]
@@ -82,6 +84,21 @@ def test_both_stages_print_their_pinned_keys(
         assert outcome["loss"] > 0
         assert "step 2 of 2: loss " in result.err
     assert checkpoints.load_config(tmp_path / "two").stage == "stage2"
+
+
+def test_sft_prints_the_same_keys_and_a_plan(
+    run_rottrain: Run, embedded: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    arguments = (
+        "sft", "--mode", "no-cot", "--shards", embedded, "--model", tiny_folder, "--out", tmp_path / "out",
+        "--trainable", "lora", "--batch-size", 4, "--max-steps", 1, "--json",
+    )  # fmt: skip
+    assert json.loads(run_rottrain(*arguments, "--dry-run").out)["steps"] == 1
+    assert not (tmp_path / "out").exists()
+    outcome = json.loads(run_rottrain(*arguments).out)
+    assert (outcome["steps"], outcome["checkpoint"]) == (1, str(tmp_path / "out"))
+    config = checkpoints.load_config(tmp_path / "out")
+    assert (config.stage, config.mode) == ("sft", "no-cot")
 
 
 def test_results_for_people_are_one_line(run_rottrain: Run, stage1_arguments: list[object], tmp_path: Path) -> None:
@@ -169,7 +186,10 @@ def test_options_change_what_the_file_says(run_rottrain: Run, stage1_arguments: 
     assert (run["limit"], run["recipe"]["head"]["hidden"]) == (9, 16)
 
 
-@pytest.mark.parametrize(("name", "config"), [("stage1", Stage1Config), ("stage2", Stage2Config)])
+@pytest.mark.parametrize(
+    ("name", "config"),
+    [("stage1", Stage1Config), ("stage2", Stage2Config), ("sft", functools.partial(SftConfig, mode="cot"))],
+)
 def test_every_option_of_a_stage_is_a_key_of_its_recipe(name: str, config: Any) -> None:
     command: Any = COMMANDS[name]
     apart = {

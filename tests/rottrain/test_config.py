@@ -13,6 +13,7 @@ from rottrain.config import (
     RECIPES,
     HeadConfig,
     LoraSettings,
+    SftConfig,
     Stage1Config,
     Stage2Config,
     as_yaml,
@@ -75,10 +76,13 @@ def test_a_recipe_goes_through_plain_values_and_back(kind: Any) -> None:
 @pytest.mark.parametrize(
     ("kind", "text", "message"),
     [
-        (Stage1Config, "learning_rate: 1", "unknown keys learning_rate for Stage1Config: known are rollout, "),
+        (Stage1Config, "learning_rate: 1", "unknown keys learning_rate for Stage1Config: known are trainable, "),
         (Stage1Config, "head: {width: 5}", "unknown keys width for HeadConfig: known are hidden, activation"),
         (Stage1Config, "lora: {width: 4}", "unknown keys width for LoraSettings"),
         (Stage2Config, "head: {hidden: 4}", "unknown keys head for Stage2Config"),
+        (SftConfig, "mode: cot\nrollout: teacher", "unknown keys rollout for SftConfig"),
+        (SftConfig, "mode: words", "mode is cot or no-cot, got 'words'"),
+        (SftConfig, "mode: cot\ntrainable: head", "trainable is lora or full or lm-head, got 'head'"),
         (Stage1Config, "1: 2\nx: 3", "unknown keys 1, x"),
         (Stage1Config, "lr: fast", "lr is a number, got 'fast'"),
         (Stage1Config, "lr: [1]", "lr is of type float, got"),

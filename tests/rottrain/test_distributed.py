@@ -16,7 +16,7 @@ import torch
 from safetensors.torch import load_file
 
 from rottrain.checkpoints import HEAD
-from rottrain.trainer import complete_states
+from rottrain.loop import complete_states
 from tests.helpers import contents
 
 pytestmark = pytest.mark.slow

@@ -16,12 +16,13 @@ from rottrain.batches import Example, Shape, ShardRows
 from rottrain.config import Stage1Config
 from rottrain.glyphs import NOTHING, Alphabet
 from rottrain.head import ProjectionHead
+from rottrain.rows import Selection
 from rottrain.supply import Supply, blank_latent
 from tests.rottrain.samples import as_batch
 
 
 def supply(embedded: Path, backbone: Backbone, **recipe: Any) -> Supply:
-    return Supply.of(EmbeddingShards(embedded), backbone, Stage1Config(**recipe), limit=None)
+    return Supply.of([Selection.of(EmbeddingShards(embedded))], backbone, Stage1Config(**recipe))
 
 
 def row(latents: int) -> Example:
@@ -52,7 +53,7 @@ def test_long_rows_are_resampled_and_short_ones_left() -> None:
 
 def test_a_batch_says_where_each_row_ends(embedded: Path, backbone: Backbone) -> None:
     rows = supply(embedded, backbone, budget=5, glyph_weight=1.0).rows
-    plain = ShardRows(EmbeddingShards(embedded), backbone)
+    plain = ShardRows([Selection.of(EmbeddingShards(embedded))], backbone)
     batch = as_batch(backbone, [rows[index] for index in range(10)])
     own = [min(5, len(plain[index].targets_KD)) for index in range(10)]
     assert batch["targets_BKD"].shape[:2] == (10, 5)
@@ -65,7 +66,7 @@ def test_a_batch_says_where_each_row_ends(embedded: Path, backbone: Backbone) ->
 
 def test_held_out_rows_are_the_last_and_not_trained_on(embedded: Path, backbone: Backbone) -> None:
     found = supply(embedded, backbone, validation_rows=3)
-    every = ShardRows(EmbeddingShards(embedded), backbone)
+    every = ShardRows([Selection.of(EmbeddingShards(embedded))], backbone)
     assert [example.id for example in found.held_out] == [every[index].id for index in (7, 8, 9)]
     assert len(found.rows) == 7
     with pytest.raises(UsageError, match="leave none to train on"):

@@ -37,19 +37,11 @@ from rottrain.config import HeadConfig, LoraSettings, Stage1Config, Stage2Config
 from rottrain.generate import RoT
 from rottrain.head import ProjectionHead
 from rottrain.learner import Learner
+from rottrain.loop import StageTrainer, complete_states
 from rottrain.precision import load_backbone
-from rottrain.trainer import (
-    RUN,
-    Outcome,
-    Running,
-    StageTrainer,
-    complete_states,
-    plan_stage1,
-    run_stage1,
-    run_stage2,
-)
+from rottrain.trainer import RUN, Outcome, Running, plan_stage1, run_stage1, run_stage2
 from tests.helpers import contents, write_jsonl
-from tests.rottrain.samples import as_batch, copy_model, random_examples, random_head, save_variant
+from tests.rottrain.samples import as_batch, copy_model, random_examples, random_head, save_variant, terminate
 from tests.tinymodel import save_tiny
 
 HEAD_16 = HeadConfig(hidden=16)
@@ -89,24 +81,6 @@ def second(embedded: Path, tiny_folder: Path, stage1_checkpoint: Path) -> Run:
 
 class Crash(Exception):
     """Something that ends a process without warning."""
-
-
-@pytest.fixture
-def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Do something while a given step is computed, once."""
-    compute_loss = StageTrainer.compute_loss
-    planned: dict[int, Callable[[], None]] = {}
-
-    def acting(self: StageTrainer, *arguments: Any, **options: Any) -> Any:
-        planned.pop(self.state.global_step + 1, lambda: None)()
-        return compute_loss(self, *arguments, **options)
-
-    monkeypatch.setattr(StageTrainer, "compute_loss", acting)
-    return planned.__setitem__
-
-
-def terminate() -> None:
-    signal.raise_signal(signal.SIGTERM)
 
 
 def crash() -> None:
@@ -559,7 +533,7 @@ def test_a_run_that_crashed_after_its_last_step_is_only_finished(
 ) -> None:
     straight = first(tmp_path / "straight")
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoints, "save", lambda *_: crash())
+        patch.setattr(checkpoints, "save", lambda *_, **__: crash())
         with pytest.raises(Crash):
             first(tmp_path / "crashed", save_steps=3)
     steps.clear()
