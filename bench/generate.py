@@ -47,11 +47,13 @@ def figures() -> Iterator[dict[str, Any]]:
             latent = head(hidden)[None]
             inputs = torch.cat([inputs, latent], dim=1)
             hidden = backbone.hidden(latent, cache=cache)[:, -1]
-        tokens = [backbone.end_id]
+        mark, said = backbone.mark_ids, []
+        given = [backbone.end_id, *mark]
         for _ in range(TOKENS):
-            inputs = torch.cat([inputs, backbone.embed(torch.tensor([tokens[-1:]]))], dim=1)
-            tokens.append(int(backbone.logits(backbone.hidden(inputs)[:, -1]).argmax()))
-        return tokens[1:]
+            inputs = torch.cat([inputs, backbone.embed(torch.tensor([given]))], dim=1)
+            given = [int(backbone.logits(backbone.hidden(inputs)[:, -1]).argmax())]
+            said += given
+        return mark + said
 
     def ours() -> list[str]:
         made = rot.generate(questions, budget=LATENTS, batch_size=QUESTIONS, max_answer_tokens=TOKENS)

@@ -9,6 +9,8 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
 IMG_BEGIN, IMG_END = "<|img_begin|>", "<|img_end|>"
 ANSWER_MARK = "#### "
 """What every answer starts with, in training, in evaluation and in the corpora that use it."""
+_ANSWERS = ("0", "-1", "x", "(", "[", r"\frac", "$1", ".5", "a")
+"""Beginnings of answers, of all kinds that tokenizers treat differently."""
 BACKBONES = ("qwen3_vl",)
 """model_types whose language model is known to work here."""
 
@@ -150,6 +154,12 @@ class Backbone:
     def answer_ids(self, answer: str) -> list[int]:
         """Answer mark, answer, end of sequence."""
         return [*self._ids(self.prompt.answer_mark + answer, special=False), self.eos_id]
+
+    @cached_property
+    def mark_ids(self) -> list[int]:
+        """The ids that every answer begins with: the answer mark's, without its space where that joins the answer."""
+        answers = [self.answer_ids(answer) for answer in _ANSWERS]
+        return [same[0] for same in takewhile(lambda ids: len(set(ids)) == 1, zip(*answers, strict=False))]
 
     def text_ids(self, text: str) -> list[int]:
         """Any text, special tokens not recognised."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -80,11 +81,19 @@ Limit = Annotated[int | None, typer.Option(help="Use no more than this many rows
 Checkpoint = Annotated[Path, typer.Argument(help="Folder of a finished checkpoint.")]
 BaseModel = Annotated[str | None, typer.Option("--model", help="Base model, if it lies elsewhere than at training.")]
 Budget = Annotated[
-    int | None, typer.Option(help="Latents spent on each question; by default what it was trained on, or 32.")
+    str | None,
+    typer.Option(
+        help="Latents spent on each question: a number, 0 for none, or auto for what 95% of the training rows have at "
+        "most; by default what it was trained on, or 32."
+    ),
 ]
 Stop = Annotated[
     float | None, typer.Option(help="Stop at the first latent that is the last with this probability; budget is a cap.")
 ]
+
+Temperature = Annotated[float, typer.Option(help="Of the sampled answer; 0 takes the likeliest tokens.")]
+TopP = Annotated[float, typer.Option(help="Share of the probability that is sampled from.")]
+MaxAnswerTokens = Annotated[int | None, typer.Option(help="Most tokens of an answer, 64 by default.")]
 
 
 @app.command()
@@ -240,36 +249,44 @@ def generate(
     questions: Annotated[
         list[str] | None, typer.Argument(help="Questions; without any, and without --file, stdin.")
     ] = None,
-    file: Annotated[Path | None, typer.Option(help="A file with one question a line.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="A file with one question a line, or JSON lines with a field question.")
+    ] = None,
     budget: Budget = None,
     stop: Stop = None,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampled answers.")] = 0,
     batch_size: Annotated[int, typer.Option(help="Questions answered together.")] = 16,
+    max_answer_tokens: MaxAnswerTokens = None,
     model: BaseModel = None,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a JSON line an answer, batch by batch.")] = False,  # noqa: FBT002
     json_: Json = False,  # noqa: FBT002
 ) -> None:
-    """Answer questions: think in latents, then say the answer."""
+    """Answer questions: think in latents, then say the answer. Answers are printed as each batch is done."""
     from rottrain import scoring
-    from rottrain.generate import RoT
+    from rottrain.decoding import Sampling
+    from rottrain.generate import MAX_ANSWER_TOKENS, RoT
 
     asked = _questions(questions, file)
-    rot = RoT.from_pretrained(checkpoint, model=model)
-    generations = rot.generate(asked, budget=budget, stop=stop, batch_size=batch_size)
+    sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
+    streamed = RoT.from_pretrained(checkpoint, model=model).stream(
+        asked,
+        budget=_budget(budget),
+        stop=stop,
+        sampling=sampling,
+        batch_size=batch_size,
+        max_answer_tokens=max_answer_tokens or MAX_ANSWER_TOKENS,
+    )
     if json_:
-        print_json(
-            [
-                {
-                    "question": made.question,
-                    "answer": scoring.extract(made.reply),
-                    "reply": made.reply,
-                    "reasoning_tokens": made.reasoning_tokens,
-                    "seconds": round(made.seconds, 5),
-                }
-                for made in generations
-            ]
-        )
-    else:
-        for made in generations:
+        print_json([_as_json(made) for made in streamed])
+        return
+    for made in streamed:
+        if jsonl:
+            print_json(_as_json(made))
+        else:
             typer.echo(scoring.extract(made.reply) or made.reply)
+        sys.stdout.flush()
 
 
 @app.command("eval")
@@ -307,7 +324,8 @@ def evaluate(
             say(f"left out, since it can't be graded: {row.id}: {row.reason}")
     rot = RoT.from_pretrained(checkpoint, model=model)
     results = [
-        run(rot, rows, mode, corpus=asked.corpus, budget=budget, stop=stop, batch_size=batch_size)[0] for mode in chosen
+        run(rot, rows, mode, corpus=asked.corpus, budget=_budget(budget), stop=stop, batch_size=batch_size)[0]
+        for mode in chosen
     ]
     if json_:
         print_json([dataclasses.asdict(result) for result in results])
@@ -396,7 +414,14 @@ def probe(
     rot = RoT.from_pretrained(checkpoint, model=model)
     truths = TrueLatents(rot, None if shards is None else open_shards(shards))
     found = run(
-        rot, rows, corpus=asked.corpus, truths=truths, budget=budget, stop=stop, batch_size=batch_size, seed=seed
+        rot,
+        rows,
+        corpus=asked.corpus,
+        truths=truths,
+        budget=_budget(budget),
+        stop=stop,
+        batch_size=batch_size,
+        seed=seed,
     )
     if plot is not None:
         plots.plot_probe(found, plot)
@@ -480,21 +505,72 @@ def _rows(asked: Any) -> list[Any]:
     return rows
 
 
+def _budget(text: str | None) -> Any:
+    """A budget as `RoT.generate` takes it."""
+    from rotdata.errors import UsageError
+
+    try:
+        return text if text in (None, "auto") else int(str(text))
+    except ValueError:
+        raise UsageError(f"a budget is a number of latents, or auto; got {text!r}") from None
+
+
+def _as_json(made: Any) -> dict[str, Any]:
+    """What was generated, as JSON for the user."""
+    from rottrain import scoring
+
+    return {
+        "question": made.question,
+        "answer": scoring.extract(made.reply),
+        "reply": made.reply,
+        "complete": made.complete,
+        "reasoning_tokens": made.reasoning_tokens,
+        "answer_tokens": made.answer_tokens,
+        "seconds": round(made.seconds, 5),
+        "timings": {name: round(seconds, 5) for name, seconds in vars(made.timings).items()},
+    }
+
+
 def _questions(questions: list[str] | None, file: Path | None) -> list[str]:
     from rotdata.errors import UsageError
 
     asked = list(questions or ())
     try:
         if file is not None:
-            asked += file.read_text(encoding="utf-8").splitlines()
+            asked += _lines(file.read_text(encoding="utf-8-sig"), str(file))
         elif not asked:
-            asked = sys.stdin.read().splitlines()
+            asked = _lines(sys.stdin.read(), "stdin")
     except UnicodeDecodeError as error:
         raise UsageError(f"{file or 'stdin'} is not UTF-8: {error.reason} at byte {error.start}") from error
     asked = [question for question in asked if question.strip()]
     if not asked:
         raise UsageError("there is no question: give it as an argument, in --file, or on stdin")
     return asked
+
+
+def _lines(text: str, source: str) -> list[str]:
+    """Questions of a text: its lines; or, where the first one is a JSON object, the field `question` of each."""
+    from rotdata.errors import UsageError
+
+    lines = [(number, line) for number, line in enumerate(text.split("\n"), start=1) if line.strip()]
+    if not lines or not isinstance(_parsed(lines[0][1]), dict):
+        return [line.strip() for _, line in lines]
+    questions = []
+    for number, line in lines:
+        record = _parsed(line)
+        question = record.get("question") if isinstance(record, dict) else None
+        if not isinstance(question, str) or not question.strip():
+            raise UsageError(f"{source}, line {number} is no JSON object with a text in its field question")
+        questions.append(question)
+    return questions
+
+
+def _parsed(line: str) -> Any:
+    """The JSON value of a line; None if it is not JSON."""
+    try:
+        return json.loads(line)
+    except (ValueError, RecursionError):
+        return None
 
 
 def _report(outcome: Any, *, as_json: bool) -> None:

@@ -58,7 +58,7 @@ def evaluate(
     mode: Mode,
     *,
     corpus: str,
-    budget: int | None = None,
+    budget: generate.Budget = None,
     stop: float | None = None,
     batch_size: int = 32,
     keep_latents: bool = False,
@@ -97,7 +97,7 @@ def evaluate(
         accuracy=sum(entry.correct for entry in judged) / len(rows),
         reasoning_tokens=round(sum(generation.reasoning_tokens for generation in made) / count, 2),
         seconds_per_question=round(sum(generation.seconds for generation in made) / count, 5),
-        budget=(budget or rot.config.budget or generate.DEFAULT_BUDGET) if mode == "rot" else None,
+        budget=rot.budget(budget) if mode == "rot" else None,
         failures=len(rows) - len(made),
     )
     return result, judged

@@ -16,7 +16,7 @@ from tqdm import tqdm
 from rotdata.corpora import Row
 from rotdata.errors import UsageError
 from rottrain import scoring
-from rottrain.generate import Generation, RoT
+from rottrain.generate import Budget, Generation, RoT
 from rottrain.interventions import INTERVENTIONS
 from rottrain.proportions import Estimate, paired_difference, share
 from rottrain.readout import Position, in_words, read_positions
@@ -71,7 +71,7 @@ def probe(
     *,
     corpus: str,
     truths: TrueLatents,
-    budget: int | None = None,
+    budget: Budget = None,
     stop: float | None = None,
     batch_size: int = 32,
     seed: int = 0,

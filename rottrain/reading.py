@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import DynamicCache
 
 from rottrain.backbone import Backbone
-from rottrain.generate import continue_greedily, positions_of
+from rottrain.decoding import decode, greedy, positions_of
 from rottrain.glyphs import GlyphProbe
 from rottrain.tiny import READ_PROMPT
 
@@ -101,8 +101,9 @@ def _transcribe_batch(backbone: Backbone, latents: Sequence[Tensor], prompt: str
     mask = torch.arange(width, device=backbone.device) >= width - lengths_B1
     most = [_TOKENS_A_LATENT * len(given_KD) for given_KD in latents]
     cache = DynamicCache(config=backbone.model.config.text_config)
-    replies = continue_greedily(backbone, inputs_BTD, mask, positions_of(mask, width), cache, max(most))
-    kept = [reply[:count] for reply, count in zip(replies, most, strict=True)]  # the same alone and among longer rows
+    positions = positions_of(mask, width)
+    said = decode(backbone, inputs_BTD, mask, positions, cache, choose=greedy, max_tokens=max(most))
+    kept = [row.ids[:count] for row, count in zip(said, most, strict=True)]  # the same alone and among longer rows
     return [
         Reading(_pieces(backbone, reply, _confidences(backbone, row_TD, reply)))
         for row_TD, reply in zip(rows, kept, strict=True)

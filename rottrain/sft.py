@@ -71,12 +71,12 @@ def taught_ids(
 ) -> tuple[list[int], list[int]]:
     """What is given of a row, and what is taught: cot teaches "CoT, new line, answer mark, answer", no-cot the answer.
 
-    Its mark is given then, tokenised on its own as evaluation has it.
+    Its mark is given then, as evaluation gives it.
     """
-    prompt, mark = backbone.prompt_ids(question), backbone.prompt.answer_mark
+    prompt = backbone.prompt_ids(question)
     if mode == "no-cot":
-        return prompt + backbone.text_ids(mark), [*backbone.text_ids(answer), backbone.eos_id]
-    return prompt, [*backbone.text_ids(f"{cot}\n{mark}{answer}"), backbone.eos_id]
+        return prompt + backbone.mark_ids, backbone.answer_ids(answer)[len(backbone.mark_ids) :]
+    return prompt, [*backbone.text_ids(f"{cot}\n{backbone.prompt.answer_mark}{answer}"), backbone.eos_id]
 
 
 @dataclass(frozen=True)

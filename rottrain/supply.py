@@ -16,16 +16,18 @@ from torch import Tensor
 from rotdata.encoders import load_encoder
 from rotdata.errors import ShardMismatch
 from rotdata.models import ModelFolder
+from rotdata.shards import EmbeddingShards
 from rottrain.backbone import Backbone
 from rottrain.batches import Example, Shape, ShardRows
 from rottrain.config import LatentConfig
 from rottrain.glyphs import Alphabet, GlyphProbe, train_probe
 from rottrain.head import ProjectionHead
-from rottrain.rows import Selection, hold_out
+from rottrain.rows import RowReader, Selection, hold_out
 
 _SAMPLE = 2000
 """Rows, the first ones of each folder, that statistics and the probe are made from."""
 _BLANK_LATENTS = 32
+_QUANTILES = (0.5, 0.9, 0.95, 1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,6 +112,17 @@ class Supply:
                 self._sampled.extend(self.rows[first + index] for index in range(count))
                 first += len(selection)
         return self._sampled
+
+
+def lengths_of(selections: Sequence[Selection], budget: int | None) -> dict[str, int]:
+    """Latents that rows say something in, by quantile: at least such a share of the first rows has no more."""
+    said: list[int] = []
+    for selection in selections:
+        reader = RowReader([selection], EmbeddingShards.read_texts)
+        for index in range(min(len(selection), -(-_SAMPLE // len(selections)))):
+            texts, row = reader.find(index)
+            said.append(texts.num_latents[row] if budget is None else min(texts.num_latents[row], budget))
+    return {f"{share:g}": int(np.quantile(said, share, method="inverted_cdf")) for share in _QUANTILES}
 
 
 def blank_latent(folder: ModelFolder) -> NDArray[np.float32]:

@@ -46,7 +46,7 @@ from rottrain.loop import BEST, NOT_FINITE, Lesson, is_main
 from rottrain.precision import load_backbone
 from rottrain.rows import RowOrder, Selection, hold_out, parse_weighted
 from rottrain.sft import TextCollator, TextLearner, TextRows
-from rottrain.supply import Supply
+from rottrain.supply import Supply, lengths_of
 from rottrain.validation import validate, validate_text
 
 RUN, RECIPE = "run.json", "recipe.yaml"
@@ -369,6 +369,7 @@ def _save(lesson: Lesson, wanted: _Wanted, out: Path, result: dict[str, Any]) ->
             if has
         ],
         budget=recipe.budget if isinstance(recipe, LatentConfig) else None,
+        lengths=lengths_of(wanted.selections, recipe.budget) if isinstance(recipe, LatentConfig) else None,
         alphabet={"characters": probe.alphabet.characters, "slots": probe.alphabet.slots} if probe else None,
         mode=recipe.mode if isinstance(recipe, SftConfig) else None,
     )

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -169,6 +171,13 @@ def test_an_answer_is_its_mark_itself_and_the_end_of_the_sequence(backbone: Back
     ids = backbone.answer_ids("12")
     assert ids[-1] == backbone.eos_id
     assert backbone.tokenizer.decode(ids[:-1]) == f"{ANSWER_MARK}12"
+
+
+def test_the_mark_is_what_all_answers_begin_with(backbone: Backbone) -> None:
+    assert backbone.mark_ids == backbone.text_ids(ANSWER_MARK)
+    joining = re.compile(r" ?[a-z(\[\\$.-]+|\d| |####")  # as Qwen's tokenizers join a space with what is no digit
+    whole: Any = SimpleNamespace(answer_ids=lambda answer: joining.findall(ANSWER_MARK + answer))
+    assert Backbone.mark_ids.func(whole) == ["####"]
 
 
 HOSTILE = "a<|im_end|><|im_start|>b<|img_begin|><|img_end|><|vision_start|><|endoftext|>"

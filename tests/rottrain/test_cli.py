@@ -155,6 +155,39 @@ def test_generate_reads_a_file_of_questions(ask: Run, tmp_path: Path) -> None:
     assert [entry["question"] for entry in json.loads(result.out)] == ["1+1?", "2+2?", "\N{GREEK SMALL LETTER PI}?"]
 
 
+def test_generate_reads_json_lines(ask: Run, tmp_path: Path) -> None:
+    file = write_jsonl(tmp_path / "questions.jsonl", [{"question": "2+2?", "id": 1}, "", {"question": "a\u2028b"}])
+    assert [entry["question"] for entry in json.loads(ask("--file", file, "--json").out)] == ["2+2?", "a\u2028b"]
+    for broken in ("{ broken", {"question": " "}, {"problem": "2+2?"}, [1]):
+        write_jsonl(file, [{"question": "2+2?"}, broken])
+        assert_refused(ask("--file", file), 2, "questions.jsonl, line 2 is no JSON object with a text in its field")
+    file.write_text("{1, 2} has how many elements?\n")
+    assert json.loads(ask("--file", file, "--json").out)[0]["question"] == "{1, 2} has how many elements?"
+
+
+def test_generate_prints_json_lines(ask: Run) -> None:
+    result = ask("2+2?", "3+3?", "--jsonl", "--temperature", 1, "--top-p", 0.9, "--seed", 4, "--max-answer-tokens", 3)
+    entries = [json.loads(line) for line in result.out.splitlines()]
+    assert [entry["question"] for entry in entries] == ["2+2?", "3+3?"]
+    assert all(entry["answer_tokens"] <= 3 and entry["reply"].startswith("#### ") for entry in entries)
+    assert all(entry["timings"].keys() == {"prefill_s", "latents_s", "answer_s"} for entry in entries)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        (("--budget", "some"), "a budget is a number of latents, or auto; got 'some'"),
+        (("--budget", -1), "the budget is at least 0 latents, got -1"),
+        (("--temperature", -1), "a temperature is a number from 0 on"),
+        (("--top-p", 0), "top-p is a share of more than 0"),
+    ],
+)
+def test_generation_that_can_not_be_is_refused(
+    run_rottrain: Run, stage2_checkpoint: Path, option: tuple[object, ...], message: str
+) -> None:
+    assert_refused(run_rottrain("generate", stage2_checkpoint, "2+2?", *option), 2, message)
+
+
 def test_generate_reads_stdin_where_nothing_else_is_given(ask: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "stdin", io.StringIO("2+2?\n3+3?\n"))
     assert [entry["question"] for entry in json.loads(ask("--json").out)] == ["2+2?", "3+3?"]
@@ -290,7 +323,7 @@ def test_a_folder_that_is_no_checkpoint_exits_1(run_rottrain: Run, tmp_path: Pat
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (("--budget", 0), 2, "the budget is at least 1 latent, got 0"),
+        (("--budget", -1), 2, "the budget is at least 0 latents, got -1"),
         (("--batch-size", 0), 2, "the batch size is at least 1, got 0"),
         (("--modes", "rot,cto"), 2, "--modes takes rot, cot, no-cot, got 'rot,cto'"),
         (("--modes", ""), 2, "--modes takes rot, cot, no-cot"),

@@ -40,6 +40,9 @@ class StandInRoT:
         self.calls: list[tuple[list[str], int, int]] = []
         self._failing, self._error = failing, error or RuntimeError("out of memory")
 
+    def budget(self, asked: int) -> int:
+        return asked
+
     def generate(self, questions: list[str], *, budget: int, batch_size: int, stop: None) -> list[Generation]:
         self.calls.append((questions, budget, batch_size))
         if set(questions) & set(self._failing):

@@ -17,9 +17,11 @@ from torch.testing import assert_close
 from rotdata.errors import CheckpointError, UnknownModel, UsageError
 from rottrain import generate
 from rottrain.backbone import Backbone
+from rottrain.decoding import Sampling
 from rottrain.generate import RoT, at_once, in_words
 from tests.rottrain.samples import full_pass, save_variant, token_inputs
 
+MARK = "#### "
 QUESTIONS = [
     "2+2?",
     "Ann has 3 figs, finds 4. How many figs now?",
@@ -59,11 +61,16 @@ def naive_reply(backbone: Backbone, inputs_TD: Tensor, max_tokens: int) -> str:
 
 @torch.no_grad()
 def naive_thought(rot: RoT, question: str, budget: int) -> Tensor:
-    """Prompt, begin token, latents and end token of one question, a full pass for every latent: [T, D]."""
+    """Prompt, begin token, latents, end token and mark of one question, a full pass for every latent: [T, D]."""
     inputs = token_inputs(rot.backbone, [*rot.backbone.prompt_ids(question), rot.backbone.begin_id])
     for _ in range(budget):
         inputs = torch.cat([inputs, rot.head(full_pass(rot.backbone, inputs)[-1])[None]])
-    return torch.cat([inputs, token_inputs(rot.backbone, [rot.backbone.end_id])])
+    return torch.cat([inputs, token_inputs(rot.backbone, closing(rot))])
+
+
+def closing(rot: RoT) -> list[int]:
+    """End token and answer mark: what comes before an answer is given, not said."""
+    return [rot.backbone.end_id, *rot.backbone.text_ids(MARK)]
 
 
 # Latents and answers.
@@ -72,8 +79,8 @@ def naive_thought(rot: RoT, question: str, budget: int) -> Tensor:
 def test_latents_and_answers_are_those_of_a_loop_without_cache(rot: RoT) -> None:
     for made in rot.generate(QUESTIONS, budget=4, max_answer_tokens=5):
         inputs = naive_thought(rot, made.question, 4)
-        assert_close(made.latents_KD, inputs[-5:-1], rtol=1e-5, atol=1e-5)
-        assert made.reply == naive_reply(rot.backbone, inputs, 5)
+        assert_close(made.latents_KD, inputs[-10:-6], rtol=1e-5, atol=1e-5)
+        assert made.reply == MARK + naive_reply(rot.backbone, inputs, 5)
 
 
 def test_the_size_of_a_batch_changes_nothing(rot: RoT) -> None:
@@ -100,7 +107,7 @@ def stops_at(rot: RoT, monkeypatch: pytest.MonkeyPatch, logits: dict[str, list[f
     script: list[tuple[Tensor, float]] = []
     for question, values in logits.items():
         inputs = naive_thought(rot, question, len(values))
-        start = len(inputs) - len(values) - 2
+        start = len(inputs) - len(values) - 1 - len(closing(rot))
         with torch.no_grad():
             hidden = full_pass(rot.backbone, inputs)[start : start + len(values)]
         script += zip(hidden, values, strict=True)
@@ -150,6 +157,65 @@ def test_without_a_budget_the_one_of_the_training_is_spent(rot: RoT) -> None:
     assert rot.generate(QUESTIONS[:1], max_answer_tokens=1)[0].reasoning_tokens == 32
 
 
+def test_an_automatic_budget_is_what_most_training_rows_have(rot: RoT) -> None:
+    assert rot.config.lengths == {"0.5": 3, "0.9": 3, "0.95": 4, "1": 4}
+    assert rot.budget("auto") == 4
+    rot.config = replace(rot.config, lengths=None)
+    with pytest.raises(CheckpointError, match="give the budget as a number"):
+        rot.generate(QUESTIONS[:1], budget="auto")
+
+
+# Sampling.
+
+
+SAMPLED = {"temperature": 1.5, "top_p": 0.9, "max_answer_tokens": 6}
+
+
+def test_a_sample_depends_on_seed_and_question_alone(rot: RoT, monkeypatch: pytest.MonkeyPatch) -> None:
+    stops_at(rot, monkeypatch, {question: [-5.0, 5.0 * (row % 2), -5.0] for row, question in enumerate(QUESTIONS)})
+    options = SAMPLED | {"budget": 3, "stop": 0.9}
+    together = rot.generate(QUESTIONS, batch_size=8, seed=1, **options)
+    assert {made.reasoning_tokens for made in together} == {2, 3}
+    for size, asked in ((1, QUESTIONS), (3, QUESTIONS[::-1])):
+        again = {made.question: made.reply for made in rot.generate(asked, batch_size=size, seed=1, **options)}
+        assert again == {made.question: made.reply for made in together}
+    other = rot.generate(QUESTIONS, batch_size=8, seed=2, **options)
+    assert [made.reply for made in other] != [made.reply for made in together]
+
+
+def test_words_are_sampled_in_the_same_way(rot: RoT) -> None:
+    sampling = Sampling(temperature=1.5, seed=3)
+    alone, together = (
+        in_words(rot.backbone, QUESTIONS[:4], sampling=sampling, batch_size=size, max_tokens=6) for size in (1, 4)
+    )
+    assert [made.reply for made in alone] == [made.reply for made in together]
+    greedy = in_words(rot.backbone, QUESTIONS[:4], max_tokens=6)
+    assert [made.reply for made in alone] != [made.reply for made in greedy]
+
+
+# Time, and batches as they are done.
+
+
+def test_answers_come_batch_by_batch(rot: RoT, monkeypatch: pytest.MonkeyPatch) -> None:
+    streamed = rot.stream(QUESTIONS[:3], budget=1, batch_size=2, max_answer_tokens=1)
+    first = next(streamed)
+    monkeypatch.setattr(rot.backbone, "hidden", lambda *given, **more: pytest.fail("the second batch was not due"))
+    assert [first.question, next(streamed).question] == QUESTIONS[:2]
+    with pytest.raises(UsageError, match="the batch size"):
+        rot.stream(QUESTIONS, batch_size=0)  # before anything is computed
+
+
+def test_time_is_told_apart(rot: RoT) -> None:
+    [made] = rot.generate(QUESTIONS[:1], budget=2, max_answer_tokens=2)
+    parts = (made.timings.prefill_s, made.timings.latents_s, made.timings.answer_s)
+    assert min(parts) > 0
+    assert made.seconds == pytest.approx(sum(parts))
+    [at_zero] = rot.generate(QUESTIONS[:1], budget=0, max_answer_tokens=2)
+    assert (at_zero.timings.latents_s, at_zero.timings.prefill_s > 0) == (0, True)
+    [words] = in_words(rot.backbone, QUESTIONS[:1], max_tokens=2)
+    assert words.timings == generate.Timings(answer_s=words.seconds)
+
+
 def test_a_smaller_budget_thinks_the_same_latents_up_to_its_end(rot: RoT) -> None:
     [short], [long] = (rot.generate(QUESTIONS[:1], budget=budget, max_answer_tokens=1) for budget in (2, 5))
     assert_close(short.latents_KD, long.latents_KD[:2], rtol=1e-5, atol=1e-5)
@@ -171,8 +237,8 @@ def test_no_questions_are_no_answers(rot: RoT) -> None:
 def test_answers_have_at_most_as_many_tokens_as_allowed(rot: RoT) -> None:
     calls = scripted(rot.backbone, [[65] * 20])
     [made] = rot.generate(QUESTIONS[:1], budget=2, max_answer_tokens=3)
-    assert made.reply == rot.backbone.decode([65] * 3)
-    assert len(calls) == 3
+    assert made.reply == MARK + rot.backbone.decode([65] * 3)
+    assert (made.answer_tokens, made.complete, len(calls)) == (3, False, 3)
 
 
 def scripted(backbone: Backbone, replies: list[list[int]]) -> list[int]:
@@ -190,11 +256,13 @@ def scripted(backbone: Backbone, replies: list[list[int]]) -> list[int]:
 
 
 def test_each_row_stops_at_its_own_end_and_the_batch_at_the_last(rot: RoT) -> None:
-    texts = ["#### 5", "", "#### 1,234"]
+    texts = ["5", "", "1,234"]
     calls = scripted(rot.backbone, [rot.backbone.text_ids(text) for text in texts])
     made = rot.generate(QUESTIONS[:3], budget=2)
-    assert [generation.reply for generation in made] == texts
-    assert calls == [3] * (len("#### 1,234") + 1)
+    assert [generation.reply for generation in made] == [MARK + text for text in texts]
+    assert [generation.answer_tokens for generation in made] == [1, 0, 5]
+    assert all(generation.complete for generation in made)
+    assert calls == [3] * (len("1,234") + 1)  # nothing is decoded for the mark
 
 
 # Answers from given latents.
@@ -223,20 +291,23 @@ def test_hidden_latents_keep_their_places_and_tell_nothing(rot: RoT) -> None:
     for generation, given in zip(made, latents, strict=True):
         ids = [*rot.backbone.prompt_ids(generation.question), rot.backbone.begin_id]
         places, said = list(range(len(ids))), []
-        ids.append(rot.backbone.end_id)
+        ids += closing(rot)
+        first = places[-1] + 1 + len(given)
+        places += range(first, first + len(closing(rot)))
         while len(said) < 4 and rot.backbone.eos_id not in said:
-            places.append(places[-1] + (1 if said else 1 + len(given)))
+            places += [places[-1] + 1] * bool(said)
             inputs = token_inputs(rot.backbone, [*ids, *said])[None]
             hidden = rot.backbone.hidden(inputs, positions_BT=torch.tensor([places]))
             said.append(int(rot.backbone.logits(hidden[0, -1]).argmax()))
-        assert generation.reply == rot.backbone.decode(said)
+        assert generation.reply == MARK + rot.backbone.decode(said)
 
 
 def test_without_latents_the_end_token_follows_the_begin_token(rot: RoT) -> None:
     made = rot.answer(QUESTIONS[:2], [torch.zeros(0, 192), torch.zeros(2, 192)], max_answer_tokens=4)
     assert [generation.reasoning_tokens for generation in made] == [0, 2]
-    ids = [*rot.backbone.prompt_ids(QUESTIONS[0]), rot.backbone.begin_id, rot.backbone.end_id]
-    assert made[0].reply == naive_reply(rot.backbone, token_inputs(rot.backbone, ids), 4)
+    [by_budget] = rot.generate(QUESTIONS[:1], budget=0, max_answer_tokens=4)
+    assert (by_budget.reply, by_budget.reasoning_tokens, by_budget.latents_KD.shape) == (made[0].reply, 0, (0, 192))
+    assert made[0].reply == MARK + naive_reply(rot.backbone, naive_thought(rot, QUESTIONS[0], 0), 4)
 
 
 def test_latents_that_do_not_fit_are_refused(rot: RoT) -> None:
@@ -291,10 +362,23 @@ def test_latents_are_the_adapter_s(rot: RoT, stage1_checkpoint: Path) -> None:
 # Errors.
 
 
-@pytest.mark.parametrize("budget", [0, -1])
-def test_a_budget_below_one_is_refused(rot: RoT, budget: int) -> None:
-    with pytest.raises(UsageError, match=f"the budget is at least 1 latent, got {budget}"):
-        rot.generate(QUESTIONS, budget=budget)
+def test_a_budget_below_zero_is_refused(rot: RoT) -> None:
+    with pytest.raises(UsageError, match="the budget is at least 0 latents, got -1"):
+        rot.generate(QUESTIONS, budget=-1)
+
+
+@pytest.mark.parametrize(
+    ("option", "message"),
+    [
+        ({"temperature": -1.0}, "a temperature is a number from 0 on, got -1.0"),
+        ({"temperature": float("nan")}, "a temperature is a number from 0 on, got nan"),
+        ({"top_p": 0.0}, "top-p is a share of more than 0 and at most 1, got 0.0"),
+        ({"top_p": 1.5}, "top-p is a share of more than 0 and at most 1, got 1.5"),
+    ],
+)
+def test_sampling_that_can_not_be_is_refused(rot: RoT, option: dict[str, float], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        rot.generate(QUESTIONS, **option)
 
 
 def test_a_batch_below_one_is_refused(rot: RoT) -> None:

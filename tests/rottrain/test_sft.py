@@ -50,7 +50,7 @@ def examples_of(backbone: Backbone, folder: Path, mode: Any = "cot") -> list[Tex
 @pytest.mark.parametrize(("mode", "prefill"), [("cot", ""), ("no-cot", "#### ")])
 def test_what_is_given_is_what_evaluation_gives(backbone: Backbone, mode: Any, prefill: str) -> None:
     given, taught = taught_ids(backbone, mode, **ROW)
-    asked, _ = generate._prompts(backbone, [ROW["question"]], prefill=prefill)
+    asked, _ = generate._prompts(backbone, [ROW["question"]], prefill=backbone.text_ids(prefill))
     assert given == asked[0].tolist()
     assert taught[-1] == backbone.eos_id
     said = prefill + backbone.decode(taught)
