@@ -138,6 +138,10 @@ class ModelFolder:
         width = config.get("vision_config", {}).get("out_hidden_size") or config.get("text_config", {}).get(
             "hidden_size"
         )
+        if width is None and config.get("model_type") in FAMILIES:  # LLaVA's leaves out what is its class's default
+            from transformers import AutoConfig
+
+            width = AutoConfig.from_pretrained(self.path).get_text_config().hidden_size
         if not isinstance(width, int):
             raise UnknownModel(f"the config.json of {self.name} names no width of embeddings: is it a VLM's folder?")
         return width

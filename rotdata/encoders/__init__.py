@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rotdata.encoders.interface import CallTooLarge, Encoder, EncoderIdentity, Kernel, Placement, Precision
-from rotdata.encoders.weights import quiet_loading, tower_sha256
+from rotdata.encoders.weights import load_pretrained, quiet_loading, tower_sha256
 from rotdata.models import ModelFolder
 from rotdata.patches import PatchGeometry
 
@@ -31,6 +31,7 @@ __all__ = [
     "default_kernel",
     "default_precision",
     "load_encoder",
+    "load_pretrained",
     "patches_that_fit",
     "quiet_loading",
     "tower_sha256",

@@ -29,27 +29,40 @@ def load_tower(
 ) -> PreTrainedModel:
     """A tower of that class with the folder's weights, and no others read. Raises UnknownModel if one is missing."""
     import torch
+
+    return load_pretrained(
+        tower_class,
+        folder,
+        part="vision tower",
+        config=config,
+        key_mapping=dict(TOWER_NAMES),
+        dtype=getattr(torch, dtype),
+    )
+
+
+def load_pretrained(
+    model_class: type[PreTrainedModel], folder: ModelFolder, *, part: str, **settings: Any
+) -> PreTrainedModel:
+    """A model of that class, some part of the folder's, with its weights. Raises UnknownModel if one is missing."""
     from safetensors import SafetensorError
 
     try:
-        with quiet_loading():  # it would list the language model's weights as unexpected
-            tower, info = tower_class.from_pretrained(
+        with quiet_loading():  # it would list the other parts' weights as unexpected
+            model, info = model_class.from_pretrained(
                 folder.path,
-                config=config,
-                key_mapping=dict(TOWER_NAMES),
-                dtype=getattr(torch, dtype),
                 ignore_mismatched_sizes=True,  # they are refused below
                 output_loading_info=True,
+                **settings,
             )
     except SafetensorError as error:
         raise UnknownModel(f"the weights of {folder.name} are damaged ({error}): fetch or copy them again") from error
     missing = sorted({*info["missing_keys"], *(name for name, *_ in info["mismatched_keys"])})
     if missing:
         raise UnknownModel(
-            f"{folder.name} lacks {len(missing)} weights of its vision tower ({', '.join(missing[:3])} ...): "
+            f"{folder.name} lacks {len(missing)} weights of its {part} ({', '.join(missing[:3])} ...): "
             f"the download is incomplete or it is no {folder.config().get('model_type')} checkpoint"
         )
-    return tower
+    return model
 
 
 def tower_sha256(folder: ModelFolder) -> str:

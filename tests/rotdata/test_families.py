@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,96 +10,21 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
-from transformers import (
-    LlavaNextConfig,
-    LlavaNextForConditionalGeneration,
-    PreTrainedModel,
-    Qwen2_5_VLConfig,
-    Qwen2_5_VLForConditionalGeneration,
-    Qwen3_5Config,
-    Qwen3_5ForConditionalGeneration,
-    Qwen3VLMoeConfig,
-    Qwen3VLMoeForConditionalGeneration,
-)
 
 from rotdata.encoders import load_encoder
 from rotdata.errors import UnknownModel
 from rotdata.models import FAMILIES, find_model
 from rotdata.patches import pack
 from rotdata.strips import StripStyle, render
+from tests.families import BUILT, build
 
 TEXTS = ["<<7+5=12>>", "", "a", "<<7+5=13>>", "Natalia sold 48/2 = 24 clips in May. " * 4, "<<12*3=36>> <<36-1=35>>"]
-ROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}
-TEXT = {
-    "num_hidden_layers": 1,
-    "hidden_size": 48,
-    "intermediate_size": 64,
-    "num_attention_heads": 2,
-    "num_key_value_heads": 2,
-    "head_dim": 16,
-    "vocab_size": 320,
-    "rope_parameters": ROPE,
-}
-TOWER = {
-    "depth": 4,
-    "hidden_size": 64,
-    "intermediate_size": 96,
-    "num_heads": 4,
-    "out_hidden_size": 48,
-    "initializer_range": 0.05,
-}
-
-
-def qwen3_vl_moe() -> PreTrainedModel:
-    vision = TOWER | {"patch_size": 16, "num_position_embeddings": 64, "deepstack_visual_indexes": [1]}
-    text = TEXT | {"num_experts": 2, "num_experts_per_tok": 1, "moe_intermediate_size": 32}
-    return Qwen3VLMoeForConditionalGeneration(Qwen3VLMoeConfig(vision_config=vision, text_config=text))
-
-
-def qwen3_5() -> PreTrainedModel:
-    vision = TOWER | {"patch_size": 16, "num_position_embeddings": 64}
-    text = TEXT | {"layer_types": ["full_attention"]}
-    return Qwen3_5ForConditionalGeneration(Qwen3_5Config(vision_config=vision, text_config=text))
-
-
-def qwen2_5_vl() -> PreTrainedModel:
-    vision = TOWER | {"patch_size": 14, "window_size": 112, "fullatt_block_indexes": [2]}
-    return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(vision_config=vision, text_config=TEXT))
-
-
-def llava_next() -> PreTrainedModel:
-    vision = {
-        "model_type": "clip_vision_model",
-        "hidden_size": 64,
-        "intermediate_size": 96,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
-        "patch_size": 14,
-        "image_size": 56,
-        "projection_dim": 32,
-    }
-    text = {"model_type": "mistral", "num_hidden_layers": 1, "hidden_size": 48, "intermediate_size": 64}
-    text |= {"num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16, "vocab_size": 320}
-    return LlavaNextForConditionalGeneration(LlavaNextConfig(vision_config=vision, text_config=text))
-
-
-BUILT: dict[str, Callable[[], PreTrainedModel]] = {
-    "qwen3_vl_moe": qwen3_vl_moe,
-    "qwen3_5": qwen3_5,
-    "qwen2_5_vl": qwen2_5_vl,
-    "llava_next": llava_next,
-}
 
 
 @pytest.fixture(scope="module", params=BUILT)
 def family(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[str, Path, Any]:
     """Name, folder and model."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        model = BUILT[request.param]().eval()
-        for parameter in model.parameters():  # far from the start, where attention is next to uniform
-            if parameter.dim() > 1:
-                torch.nn.init.normal_(parameter, std=0.05)
+    model = build(request.param)
     folder = tmp_path_factory.mktemp("families") / request.param
     model.save_pretrained(folder)
     return request.param, folder, model
@@ -177,5 +101,5 @@ def test_a_missing_weight_of_the_tower_is_refused(family: tuple[str, Path, Any],
         load_encoder(find_model(str(tmp_path)), dtype="float32", device="cpu")
 
 
-def test_every_family_is_tested_here_or_with_tiny() -> None:
-    assert FAMILIES.keys() == BUILT.keys() | {"qwen3_vl", "qwen3_5_moe"}  # the last has qwen3_5's tower
+def test_every_family_is_tested_here() -> None:
+    assert FAMILIES.keys() == BUILT.keys()

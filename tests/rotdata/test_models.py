@@ -96,3 +96,10 @@ def test_weight_files_are_in_order(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "qwen3_vl"}))
     folder = ModelFolder(name="x", path=tmp_path, revision=None)
     assert [file.name for file in folder.weight_files()] == [f"model-{number}.safetensors" for number in (1, 2, 3)]
+
+
+def test_a_width_that_a_configuration_leaves_out_is_its_classs_default(tmp_path: Path) -> None:
+    """LLaVA's own config.json names what differs from Mistral's defaults, the width not among it."""
+    config = {"model_type": "llava_next", "text_config": {"model_type": "mistral", "vocab_size": 32064}}
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert find_model(str(tmp_path)).embedding_width() == 4096
