@@ -1,10 +1,13 @@
 """The base VLM without its eyes: language model, tokenizer, begin and end tokens, LoRA, and the words of the prompt.
 
-The vision tower is dropped after loading: training and generation never look at a picture.
+The vision tower is not loaded: training and generation never look at a picture. What backbones differ in stands in
+architectures.py.
 """
 
 from __future__ import annotations
 
+import json
+import re
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,11 +17,14 @@ from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 import torch
+from jinja2 import TemplateError
 from torch import Tensor
 
-from rotdata.encoders import quiet_loading
-from rotdata.errors import UnknownModel
+from rotdata.encoders import load_pretrained, quiet_loading
+from rotdata.errors import UnknownModel, UsageError
 from rotdata.models import ModelFolder
+from rottrain import caches
+from rottrain.architectures import EXPERTS, LORA_TARGETS, Architecture, architecture_of
 from rottrain.config import LoraSettings
 
 if TYPE_CHECKING:
@@ -30,11 +36,11 @@ ANSWER_MARK = "#### "
 """What every answer starts with, in training, in evaluation and in the corpora that use it."""
 _ANSWERS = ("0", "-1", "x", "(", "[", r"\frac", "$1", ".5", "a")
 """Beginnings of answers, of all kinds that tokenizers treat differently."""
-BACKBONES = ("qwen3_vl",)
-"""model_types whose language model is known to work here."""
-
-# The language model only: "all-linear" would also hit a vision tower.
-_LORA_TARGETS = r"^model\.language_model\.layers\.\d+\.(self_attn\.(q|k|v|o)_proj|mlp\.(gate|up|down)_proj)$"
+_LANGUAGE = ("model.language_model.", "lm_head.")
+"""How the names of the language model's weights begin; LLaVA has another one beside them."""
+# What peft does to the names of weights that it adapts, and what it adds.
+_WRAPPED = re.compile(r"\.(base_layer|token_adapter)(?=\.)")
+_ADAPTER = re.compile(r"\.(lora_|trainable_tokens_)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -65,7 +71,9 @@ class Backbone:
         self.tokenizer = tokenizer
         self.folder = folder
         self.prompt = _prompt_format(tokenizer, folder)
-        self.begin_id, self.end_id = _add_tokens(model, tokenizer)
+        self.tied = model.lm_head.weight is model.get_input_embeddings().weight
+        """Whether the output head is the embedding table."""
+        self.begin_id, self.end_id = _add_tokens(model, tokenizer, folder)
         self.base_token_rows = self.token_rows().float().cpu()
         """Rows of the begin and end token in the embedding table before anything learns, [2, D]."""
         self.trains_language = False
@@ -78,16 +86,10 @@ class Backbone:
         cls, folder: ModelFolder, *, dtype: torch.dtype, device: str, arithmetic: torch.dtype | None = None
     ) -> Backbone:
         """Load language model and tokenizer. Raises UnknownModel for an architecture that is not known to work."""
-        from transformers import AutoModelForImageTextToText, AutoTokenizer
+        from transformers import AutoTokenizer
 
-        model_type = folder.config().get("model_type")
-        if model_type not in BACKBONES:
-            raise UnknownModel(
-                f"no backbone for model_type {model_type!r} ({folder.name}): known are {', '.join(BACKBONES)}"
-            )
-        with quiet_loading():
-            model = AutoModelForImageTextToText.from_pretrained(folder.path, dtype=dtype)
-        model.model.visual = None
+        model_class = _without_eyes(architecture_of(folder))
+        model = load_pretrained(model_class, folder, part="language model", dtype=dtype)
         model.requires_grad_(requires_grad=False)
         tokenizer = AutoTokenizer.from_pretrained(folder.path)
         return cls(model.to(device).eval(), tokenizer, folder, arithmetic=arithmetic)
@@ -95,7 +97,7 @@ class Backbone:
     @property
     def width(self) -> int:
         """D: width of hidden states, of input embeddings, and so of latents."""
-        return int(self.model.config.text_config.hidden_size)
+        return int(self.model.config.get_text_config().hidden_size)
 
     @property
     def device(self) -> torch.device:
@@ -106,6 +108,10 @@ class Backbone:
     def dtype(self) -> torch.dtype:
         """Type of the base weights."""
         return next(self.model.parameters()).dtype
+
+    def new_cache(self) -> Cache:
+        """An empty key-value cache."""
+        return caches.new_cache(self.model.config.get_text_config())
 
     def embed(self, ids: Tensor) -> Tensor:
         """Token ids [...] -> input embeddings [..., D]."""
@@ -121,18 +127,26 @@ class Backbone:
     ) -> Tensor:
         """Input embeddings [B, T, D] -> last hidden states [B, T, D]; a given cache is read and extended.
 
-        `mask_BT` covers cached positions too. Without a mask, padding must be on the right.
+        `mask_BT` covers cached positions too. Without a mask, padding must be on the right. What is masked when it is
+        read leaves no trace in later positions; keys and values can also be masked afterwards, the states of linear
+        attention can't.
         """
-        positions = None if positions_BT is None else positions_BT.expand(3, *positions_BT.shape)
-        with self._computing():
-            output = self.model.model.language_model(
-                inputs_embeds=inputs_BTD.to(self.dtype),
-                attention_mask=mask_BT,
-                position_ids=positions,
-                past_key_values=cache,
-                use_cache=cache is not None,
-            )
-        return output.last_hidden_state
+        length = inputs_BTD.shape[1]
+        if (
+            cache is None
+            or mask_BT is None
+            or not caches.is_recurrent(cache)
+            or not cache.get_seq_length()  # padding before a row's first position keeps an empty state empty
+            or bool(mask_BT[:, -length:].all())
+        ):
+            return self._read(inputs_BTD, mask_BT, positions_BT, cache)
+        steps = []
+        for step, shown_B in enumerate(mask_BT[:, -length:].bool().unbind(dim=1)):
+            until = mask_BT.shape[1] - length + step + 1
+            positions_B1 = None if positions_BT is None else positions_BT[:, step : step + 1]
+            with caches.held(cache, ~shown_B):
+                steps.append(self._read(inputs_BTD[:, step : step + 1], mask_BT[:, :until], positions_B1, cache))
+        return torch.cat(steps, dim=1)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., D] -> token logits [..., V]."""
@@ -141,14 +155,17 @@ class Backbone:
 
     def prompt_ids(self, question: str) -> list[int]:
         """The question inside the chat template, up to where the reply starts."""
-        return self._ids(self.prompt.prefix) + self._ids(question, special=False) + self._ids(self.prompt.suffix)
+        prefix, suffix = self.prompt.prefix, self.prompt.suffix
+        if any(token in question for token in self.tokenizer.all_special_tokens):  # spelled there, not meant
+            return self._ids(prefix, opens=True) + self._ids(question, special=False) + self._ids(suffix)
+        return self._ids(prefix + question + suffix, opens=True)
 
     def picture_prompt_ids(self, text: str) -> tuple[list[int], list[int]]:
         """A prompt of a picture and then `text`, up to where the reply starts: ids before and after its latents.
 
         In the base model the begin and end token are those that open and close a picture.
         """
-        before = [*self._ids(self.prompt.prefix), self.begin_id]
+        before = [*self._ids(self.prompt.prefix, opens=True), self.begin_id]
         return before, [self.end_id, *self._ids(text, special=False), *self._ids(self.prompt.suffix)]
 
     def answer_ids(self, answer: str) -> list[int]:
@@ -170,17 +187,21 @@ class Backbone:
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
     def add_adapter(self, settings: LoraSettings, *, train_tokens: bool) -> None:
-        """Put a fresh LoRA adapter on the language model; with `train_tokens` the begin and end rows learn too."""
+        """Put a fresh LoRA adapter on the language model; with `train_tokens` the begin and end rows learn too.
+
+        Raises UsageError where experts are to be adapted and there are none.
+        """
         from peft import LoraConfig, get_peft_model
 
         rows = sorted((self.begin_id, self.end_id))
-        tied = self.model.config.tie_word_embeddings
+        experts = self._experts() if settings.experts == "adapted" else None
         config = LoraConfig(
             r=settings.rank,
             lora_alpha=settings.alpha,
             lora_dropout=settings.dropout,
-            target_modules=_LORA_TARGETS,
-            trainable_token_indices=(rows if tied else {"embed_tokens": rows, "lm_head": rows})
+            target_modules=LORA_TARGETS,
+            target_parameters=experts,
+            trainable_token_indices=(rows if self.tied else {"embed_tokens": rows, "lm_head": rows})
             if train_tokens
             else None,
         )
@@ -206,19 +227,25 @@ class Backbone:
     def train_language(self, *, head_only: bool) -> None:
         """Let the base model's own weights learn: all of the language model, or its output rows alone."""
         self.trains_language = True
-        learns = self.model.lm_head if head_only else self.model
-        learns.requires_grad_(requires_grad=True)
+        self.model.lm_head.requires_grad_(requires_grad=True)
+        if not head_only:
+            self.model.model.language_model.requires_grad_(requires_grad=True)
 
     def language_weights(self) -> dict[str, Tensor]:
-        """The base model's weights, without the vision tower and without names for what is tied."""
-        tied = {"lm_head.weight"} if self.model.config.tie_word_embeddings else set()
-        return {name: value.contiguous() for name, value in self.model.state_dict().items() if name not in tied}
+        """The language model's own weights, without names for what is tied, and without an adapter on them."""
+        plain = {
+            _WRAPPED.sub("", name): value.contiguous()
+            for name, value in self.model.state_dict().items()
+            if not _ADAPTER.search(name)
+        }
+        return {name: value for name, value in plain.items() if self._is_language(name)}
 
     def load_language(self, weights: dict[str, Tensor]) -> None:
         """Put weights of `language_weights` in place of the base model's own. Raises RuntimeError if they don't fit."""
         missing, unexpected = self.model.load_state_dict(weights, strict=False)
-        if unexpected or set(missing) - {"lm_head.weight"}:
-            raise RuntimeError(f"weights {[*missing, *unexpected][:3]} do not fit")
+        misfits = [*filter(self._is_language, missing), *unexpected]
+        if misfits:
+            raise RuntimeError(f"weights {misfits[:3]} do not fit")
         self.trains_language = True
 
     @contextmanager
@@ -243,9 +270,53 @@ class Backbone:
         """
         return torch.autocast(self.device.type, dtype=self.arithmetic, enabled=self.arithmetic is not None)
 
-    def _ids(self, text: str, *, special: bool = True) -> list[int]:
-        encoded = self.tokenizer(text, add_special_tokens=False, split_special_tokens=not special)
-        return list(encoded.input_ids)
+    def _read(
+        self, inputs_BTD: Tensor, mask_BT: Tensor | None, positions_BT: Tensor | None, cache: Cache | None
+    ) -> Tensor:
+        """One call of the language model."""
+        if mask_BT is None and positions_BT is not None and cache is None:
+            mask_BT = torch.ones_like(positions_BT)  # else a gap between positions would be the border of two sequences
+        with self._computing():
+            output = self.model.model.language_model(
+                inputs_embeds=inputs_BTD.to(self.dtype),
+                attention_mask=mask_BT,
+                position_ids=positions_BT,
+                past_key_values=cache,
+                use_cache=False,  # a given cache is used all the same; none is made
+            )
+        return output.last_hidden_state
+
+    def _experts(self) -> list[str]:
+        """Ends of the names of parameters that hold experts. Raises UsageError if there are none."""
+        found = [end for end in EXPERTS if any(name.endswith(end) for name, _ in self.model.named_parameters())]
+        if not found:
+            raise UsageError(f"{self.folder.name} has no experts to adapt: leave `experts` of `lora` out")
+        return found
+
+    def _is_language(self, name: str) -> bool:
+        """Whether a weight of that name is the language model's, and has no other name."""
+        return name.startswith(_LANGUAGE) and not (self.tied and name == "lm_head.weight")
+
+    def _ids(self, text: str, *, special: bool = True, opens: bool = False) -> list[int]:
+        """Token ids of a text; one that opens a sequence has what the tokenizer puts there, if it isn't written out."""
+        start = self.tokenizer.bos_token
+        adds = opens and not (start and text.startswith(start))
+        return list(self.tokenizer(text, add_special_tokens=adds, split_special_tokens=not special).input_ids)
+
+
+def _without_eyes(architecture: Architecture) -> type[Any]:
+    """The architecture's class, built without the parts that look at pictures: their weights are not read."""
+    import transformers
+
+    whole: type[Any] = getattr(transformers, architecture.model_class)
+
+    def build(self: Any, config: Any, *arguments: Any, **settings: Any) -> None:
+        whole.__init__(self, config, *arguments, **settings)  # on the meta device, where a tower takes no memory
+        for part in architecture.eyes:
+            setattr(self.model, part, None)
+
+    # transformers looks up by name and module how checkpoints name a class's weights.
+    return type(whole.__name__, (whole,), {"__init__": build, "__module__": whole.__module__})
 
 
 @contextmanager
@@ -257,25 +328,55 @@ def _quiet_peft() -> Iterator[None]:
 
 
 def _prompt_format(tokenizer: PreTrainedTokenizerFast, folder: ModelFolder) -> PromptFormat:
-    """Split the chat template's own text around a placeholder for the question."""
+    """Split the chat template's own text around a placeholder for the question.
+
+    Models that may think in words before they reply are asked not to: they do it in latents.
+    """
     placeholder = "QUESTION"
-    if not tokenizer.chat_template:
+    template = tokenizer.chat_template or _template_of_processor(folder)
+    if not template:
         raise UnknownModel(f"{folder.name} has no chat template: give an instruction-tuned model")
-    messages = [{"role": "user", "content": placeholder}]
-    text = str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True))
-    prefix, found, suffix = text.partition(placeholder)
-    if not found:
-        raise UnknownModel(f"the chat template of {folder.name} leaves the question out")
-    return PromptFormat(prefix=prefix, suffix=suffix)
+    for content in (placeholder, [{"type": "text", "text": placeholder}]):  # LLaVA's template takes typed parts alone
+        try:
+            text = tokenizer.apply_chat_template(
+                [{"role": "user", "content": content}],
+                chat_template=template,
+                tokenize=False,
+                add_generation_prompt=True,
+                enable_thinking=False,
+            )
+        except (TemplateError, TypeError) as error:
+            raise UnknownModel(f"the chat template of {folder.name} can't be filled in: {error}") from error
+        prefix, found, suffix = str(text).partition(placeholder)
+        if found:
+            return PromptFormat(prefix=prefix, suffix=suffix)
+    raise UnknownModel(f"the chat template of {folder.name} leaves the question out")
+
+
+def _template_of_processor(folder: ModelFolder) -> str | None:
+    """The chat template where older checkpoints keep it, beside the tokenizer."""
+    file = folder.path / "chat_template.json"
+    try:
+        return str(json.loads(file.read_text(encoding="utf-8"))["chat_template"])
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UnknownModel(f"{file} holds no chat template ({error!r}): fetch or copy it again") from error
 
 
 @torch.no_grad()
-def _add_tokens(model: Any, tokenizer: PreTrainedTokenizerFast) -> tuple[int, int]:
+def _add_tokens(model: Any, tokenizer: PreTrainedTokenizerFast, folder: ModelFolder) -> tuple[int, int]:
     """Add begin and end to the tokenizer, growing the table if it has no spare rows.
 
-    The new rows start as the rows of the tokens that open and close a picture in this family: what they mean is close,
-    and their norm is the table's own.
+    The new rows start as the rows of the architecture's brackets.
     """
+    brackets = list(architecture_of(folder).brackets)
+    known = tokenizer.get_vocab()
+    lacking = [token for token in brackets if token not in known]
+    if lacking:
+        raise UnknownModel(
+            f"the tokenizer of {folder.name} lacks {', '.join(lacking)}: is it the one that belongs to the model?"
+        )
     tokenizer.add_special_tokens(
         {"additional_special_tokens": [IMG_BEGIN, IMG_END]}, replace_extra_special_tokens=False
     )
@@ -283,8 +384,7 @@ def _add_tokens(model: Any, tokenizer: PreTrainedTokenizerFast) -> tuple[int, in
         with quiet_loading():
             model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     new = tokenizer.convert_tokens_to_ids([IMG_BEGIN, IMG_END])
-    like = [model.config.vision_start_token_id, model.config.vision_end_token_id]
     tables: list[Tensor] = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
     for rows in tables:  # one and the same where they are tied
-        rows[new] = rows[like].clone()
+        rows[new] = rows[[known[token] for token in brackets]].clone()
     return new[0], new[1]

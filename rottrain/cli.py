@@ -32,7 +32,12 @@ Shards = Annotated[
         help="Folder that rotdata embed made, or OWNER/NAME[@REVISION][/CONFIG[/SPLIT]] on the Hub.",
     ),
 ]
-Model = Annotated[str, typer.Option("--model", help="tiny, qwen3-vl[-2b|-4b|-8b], a model's folder or a Hub id.")]
+Model = Annotated[
+    str,
+    typer.Option(
+        "--model", help="tiny, qwen3-vl[-2b|-4b|-8b], qwen3.5, qwen2.5-vl, llava-1.6, a model's folder or a Hub id."
+    ),
+]
 Out = Annotated[
     Path, typer.Option("--out", help="Folder of the checkpoint; a stopped run of the same thing is resumed.")
 ]

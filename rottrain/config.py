@@ -25,6 +25,7 @@ Reduction = Literal["mean", "sum"]
 Activation = Literal["swiglu", "gelu", "relu"]
 SftMode = Literal["cot", "no-cot"]
 Precision = Literal["auto", "float32", "bfloat16", "mixed"]
+Experts = Literal["frozen", "adapted"]
 
 _Config = TypeVar("_Config", bound="TrainConfig")
 
@@ -105,17 +106,22 @@ class HeadConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class LoraSettings:
-    """The adapter of stage 2."""
+    """An adapter of the language model's projections."""
 
     rank: int = 16
     alpha: int = 32
     dropout: float = 0.05
+    experts: Experts = "frozen"
+    """Whether the experts of a mixture are adapted too, each of them; peft can do it without dropout alone."""
 
     def __post_init__(self) -> None:
         """Raise UsageError for values that make no adapter."""
         _check_positive(self, "rank", "alpha")
         if not 0 <= self.dropout < 1:
             raise UsageError(f"dropout is at least 0 and less than 1, got {self.dropout}")
+        _check_choice(self, "experts", get_args(Experts))
+        if self.experts == "adapted" and self.dropout:
+            raise UsageError(f"adapters of experts have no dropout: set dropout to 0, not {self.dropout}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -293,10 +299,9 @@ def load_yaml(kind: type[_Config], file: Path | None, *, recipe: Recipe = "paper
 
 
 def what_decides(config: TrainConfig) -> dict[str, Any]:
-    """A config as plain values, without how often it saves and logs, which changes nothing that is learnt."""
-    return {
-        name: value for name, value in dataclasses.asdict(config).items() if name not in ("save_steps", "log_steps")
-    }
+    """A config as plain values, without what changes nothing that is learnt: saving and logging."""
+    aside = ("save_steps", "log_steps")
+    return {name: value for name, value in dataclasses.asdict(config).items() if name not in aside}
 
 
 def as_yaml(config: TrainConfig) -> str:

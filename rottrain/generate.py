@@ -335,8 +335,6 @@ def _text_replies(
     batch_size: int,
     max_tokens: int,
 ) -> list[Generation]:
-    from transformers import DynamicCache
-
     done: list[Generation] = []
     for batch in _batches(questions, batch_size):
         watch = _Stopwatch(backbone)
@@ -346,7 +344,7 @@ def _text_replies(
             backbone.embed(ids),
             mask,
             positions_of(mask, ids.shape[1]),
-            DynamicCache(config=backbone.model.config.text_config),
+            backbone.new_cache(),
             choose=chooser(batch, sampling),
             max_tokens=max_tokens,
         )

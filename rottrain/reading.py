@@ -16,7 +16,6 @@ import torch
 from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import DynamicCache
 
 from rottrain.backbone import Backbone
 from rottrain.decoding import decode, greedy, positions_of
@@ -100,7 +99,7 @@ def _transcribe_batch(backbone: Backbone, latents: Sequence[Tensor], prompt: str
     lengths_B1 = torch.tensor([[len(row)] for row in rows], device=backbone.device)
     mask = torch.arange(width, device=backbone.device) >= width - lengths_B1
     most = [_TOKENS_A_LATENT * len(given_KD) for given_KD in latents]
-    cache = DynamicCache(config=backbone.model.config.text_config)
+    cache = backbone.new_cache()
     positions = positions_of(mask, width)
     said = decode(backbone, inputs_BTD, mask, positions, cache, choose=greedy, max_tokens=max(most))
     kept = [row.ids[:count] for row, count in zip(said, most, strict=True)]  # the same alone and among longer rows

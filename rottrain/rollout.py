@@ -13,15 +13,15 @@ joined sequence, V vocabulary.
 from __future__ import annotations
 
 import contextlib
-import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from transformers import Cache, DynamicCache
+from transformers import Cache
 
+from rottrain import caches
 from rottrain.backbone import Backbone
 from rottrain.batches import Batch
 from rottrain.losses import IGNORED
@@ -44,9 +44,7 @@ class Prompt:
 
     def fork(self) -> Cache:
         """A cache of the same content that may be extended."""
-        forked = copy.copy(self.cache)
-        forked.layers = [copy.copy(layer) for layer in self.cache.layers]
-        return forked
+        return caches.fork(self.cache)
 
     def continued(self, length: int) -> tuple[Tensor, Tensor]:
         """Mask of the prompt and `length` more positions, and the numbers of these: [B, T + length], [B, length]."""
@@ -61,7 +59,7 @@ def read_prompt(backbone: Backbone, ids_BP: Tensor, mask_BP: Tensor, *, gradient
     with _gradient_in(gradient):
         begin = torch.full_like(ids_BP[:, :1], backbone.begin_id)
         mask_BT = torch.cat([mask_BP, torch.ones_like(mask_BP[:, :1])], dim=1)
-        cache: Cache = DynamicCache(config=backbone.model.config.text_config)
+        cache = backbone.new_cache()
         hidden_BTD = backbone.hidden(
             backbone.embed(torch.cat([ids_BP, begin], dim=1)),
             mask_BT=mask_BT,
@@ -110,6 +108,7 @@ def unroll(
     hidden_steps = [prompt.hidden_BD]
     cache = prompt.fork()
     mask_BT, positions_BK = prompt.continued(num_latents - 1)
+    first = prompt.mask_BT.shape[1]
     counts_B = torch.full((len(prompt.hidden_BD),), num_latents, device=prompt.hidden_BD.device)
     with _gradient_in(gradient):
         for step in range(num_latents - 1):
@@ -117,13 +116,14 @@ def unroll(
                 counts_B = torch.where(stop(hidden_steps[-1]), counts_B.clamp(max=step + 1), counts_B)
                 if int(counts_B.max()) <= step + 1:
                     break
+            mask_BT[:, first + step] = counts_B > step  # what rows read after their last latent leaves no trace
             if gradient == "own-step":
-                _detach_cache(cache)
+                caches.detach(cache)
             with torch.no_grad():
                 fed_B1D = head(hidden_steps[-1])[:, None]
             hidden_B1D = backbone.hidden(
                 fed_B1D,
-                mask_BT=mask_BT[:, : prompt.mask_BT.shape[1] + step + 1],
+                mask_BT=mask_BT[:, : first + step + 1],
                 positions_BT=positions_BK[:, step : step + 1],
                 cache=cache,
             )
@@ -204,9 +204,3 @@ def take(values_BTD: Tensor, index_BS: Tensor) -> Tensor:
 def _gradient_in(gradient: Gradient) -> contextlib.AbstractContextManager[object]:
     """The language model's part of a rollout, differentiable or not."""
     return torch.no_grad() if gradient == "head" else contextlib.nullcontext()
-
-
-def _detach_cache(cache: Cache) -> None:
-    """Cut the gradient through what the cache holds."""
-    for layer in cache.layers:
-        layer.keys, layer.values = layer.keys.detach(), layer.values.detach()

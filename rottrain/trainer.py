@@ -11,7 +11,7 @@ import shutil
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -168,9 +168,8 @@ def _stage2(shards: Shards, model: str, start: Path, config: Stage2Config, runni
     known = from_dict(LoraSettings, origin.run["recipe"]["lora"])
     if "adapter" in origin.learnt and config.trainable == "lora" and known != config.lora:
         raise UsageError(
-            f"stage 2 goes on with the adapter of {start}, which has rank {known.rank}, alpha {known.alpha} and "
-            f"dropout {known.dropout}: give the same ones, not {config.lora.rank}, {config.lora.alpha} and "
-            f"{config.lora.dropout}"
+            f"stage 2 goes on with the adapter of {start}, which has {_listed(known)}: give the same ones, not "
+            f"{_listed(config.lora)}"
         )
     head = checkpoints.load_head(start, origin)
 
@@ -411,7 +410,7 @@ def _select(shards: Shards, limit: int | None) -> list[Selection]:
 
 def _check_origin(selections: Sequence[Selection], folder: ModelFolder, model: str) -> None:
     """Raise ShardMismatch unless this very model's tower made all latents, of strips of one style."""
-    width = folder.config().get("text_config", {}).get("hidden_size")
+    width = folder.embedding_width()
     tower = tower_sha256(folder)
     remedy = f"embed the strips again with `rotdata embed --model {model}`, or train the model that made them"
     for data in (each.shards for each in selections):
@@ -433,6 +432,11 @@ def _check_origin(selections: Sequence[Selection], folder: ModelFolder, model: s
                 f"{first.folder} of {first.manifest.encoding_fingerprint[:12]}: latents of two styles can't be learnt "
                 "together, render and embed both alike"
             )
+
+
+def _listed(settings: LoraSettings) -> str:
+    """An adapter's settings in words."""
+    return ", ".join(f"{name} {value}" for name, value in asdict(settings).items())
 
 
 def _kind_of_answers(selections: Sequence[Selection]) -> scoring.Kind:

@@ -78,11 +78,13 @@ def test_a_mask_hides_padding_on_the_left(backbone: Backbone) -> None:
     assert_close(hidden[0, 3:], full_pass(backbone, inputs[0]), rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("model_type", ["llava_next", "qwen2", None])
-def test_an_unknown_architecture_is_refused(tiny_folder: Path, tmp_path: Path, model_type: str | None) -> None:
+@pytest.mark.parametrize("model_type", ["pixtral", "qwen2", None, ["qwen3_vl"]])
+def test_an_unknown_architecture_is_refused(tiny_folder: Path, tmp_path: Path, model_type: object) -> None:
     folder = copy_model(tiny_folder, tmp_path / "other", model_type=model_type)
-    with pytest.raises(UnknownModel, match=f"no backbone for model_type {model_type!r} .other.: known are qwen3_vl"):
+    with pytest.raises(UnknownModel) as refused:
         load(folder)
+    known = "qwen3_vl, qwen3_vl_moe, qwen3_5, qwen3_5_moe, qwen2_5_vl, llava_next"
+    assert str(refused.value) == f"no backbone for model_type {model_type!r} (other): known are {known}"
 
 
 def test_a_model_without_chat_template_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
@@ -260,6 +262,19 @@ def test_begin_and_end_rows_learn_only_where_asked(tmp_path: Path, tied: bool) -
     assert_close(backbone.token_rows(), before + 1)
     with backbone.base():
         assert torch.equal(backbone.token_rows(), before)
+
+
+@pytest.mark.parametrize("tied", [True, False])
+def test_the_weights_under_an_adapter_are_the_models_own(tmp_path: Path, tied: bool) -> None:
+    folder = save_variant(tmp_path / "model", tied=tied)
+    backbone = load(folder)
+    before = {name: value.clone() for name, value in backbone.language_weights().items()}
+    backbone.add_adapter(LORA, train_tokens=True)
+    wake_adapter(backbone)
+    found = backbone.language_weights()
+    assert before.keys() == found.keys() == {name for name in stored(folder) if "visual" not in name}
+    assert all(torch.equal(found[name], before[name]) for name in before)
+    load(folder).load_language(found)
 
 
 def test_a_saved_adapter_is_loaded_frozen_and_gives_the_same_logits(

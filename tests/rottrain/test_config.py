@@ -141,6 +141,8 @@ def test_values_that_can_not_train_are_refused(kind: Any, values: dict[str, Any]
         (LoraSettings, {"rank": 0}, "rank is more than 0"),
         (LoraSettings, {"alpha": -1}, "alpha is more than 0"),
         (LoraSettings, {"dropout": 1.0}, "dropout is at least 0 and less than 1, got 1.0"),
+        (LoraSettings, {"experts": "all"}, "experts is frozen or adapted, got 'all'"),
+        (LoraSettings, {"experts": "adapted"}, "adapters of experts have no dropout: set dropout to 0, not 0.05"),
     ],
 )
 def test_shapes_that_can_not_be_are_refused(kind: Any, values: dict[str, Any], message: str) -> None:
