@@ -26,6 +26,7 @@ from rotdata.models import ModelFolder
 from rottrain import caches
 from rottrain.architectures import EXPERTS, LORA_TARGETS, Architecture, architecture_of
 from rottrain.config import LoraSettings
+from rottrain.recompute import recompute
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -230,6 +231,10 @@ class Backbone:
         self.model.lm_head.requires_grad_(requires_grad=True)
         if not head_only:
             self.model.model.language_model.requires_grad_(requires_grad=True)
+
+    def recompute_gradients(self) -> None:
+        """Keep less for the backward pass, and compute it anew then."""
+        recompute(self.model.model.language_model.layers)
 
     def language_weights(self) -> dict[str, Tensor]:
         """The language model's own weights, without names for what is tied, and without an adapter on them."""

@@ -78,6 +78,10 @@ Precision = Annotated[
     Literal["auto", "float32", "bfloat16", "mixed"] | None,
     typer.Option(help="Of the language model; mixed: float32 weights, bfloat16 passes."),
 ]
+Recompute = Annotated[
+    bool | None,
+    typer.Option("--gradient-checkpointing/--no-gradient-checkpointing", help="Keep less, compute it twice."),
+]
 SaveSteps = Annotated[int | None, typer.Option(help="Write a state to resume from every so many steps.")]
 LogSteps = Annotated[int | None, typer.Option(help="Log the losses every so many steps.")]
 Resume = Annotated[str, typer.Option(help="auto, never, or a checkpoint-STEP folder.")]
@@ -130,6 +134,7 @@ def stage1(
     validation_rows: ValidationRows = None,
     validation_steps: ValidationSteps = None,
     precision: Precision = None,
+    gradient_checkpointing: Recompute = None,
     save_steps: SaveSteps = None,
     log_steps: LogSteps = None,
     resume: Resume = "auto",
@@ -181,6 +186,7 @@ def stage2(
     validation_rows: ValidationRows = None,
     validation_steps: ValidationSteps = None,
     precision: Precision = None,
+    gradient_checkpointing: Recompute = None,
     save_steps: SaveSteps = None,
     log_steps: LogSteps = None,
     resume: Resume = "auto",
@@ -226,6 +232,7 @@ def sft(
     validation_rows: ValidationRows = None,
     validation_steps: ValidationSteps = None,
     precision: Precision = None,
+    gradient_checkpointing: Recompute = None,
     save_steps: SaveSteps = None,
     log_steps: LogSteps = None,
     resume: Resume = "auto",

@@ -148,6 +148,9 @@ class TrainConfig:
     """Of the language model: float32; bfloat16, its weights too; or mixed, with weights, gradients and optimizer in
     float32 and passes in bfloat16. What learns beside it is float32 in any case. auto is float32 on a CPU; on a GPU
     mixed where the language model's own weights learn, else bfloat16."""
+    gradient_checkpointing: bool = False
+    """Whether a layer keeps its input alone and is run again for its gradients: less memory, about a third more time;
+    losses and gradients stay as they are."""
     save_steps: int | None = None
     """Write a state to resume from every so many steps; by default only when stopped."""
     log_steps: int = 10
@@ -299,8 +302,8 @@ def load_yaml(kind: type[_Config], file: Path | None, *, recipe: Recipe = "paper
 
 
 def what_decides(config: TrainConfig) -> dict[str, Any]:
-    """A config as plain values, without what changes nothing that is learnt: saving and logging."""
-    aside = ("save_steps", "log_steps")
+    """A config as plain values, without what changes nothing that is learnt: saving, logging, recomputing."""
+    aside = ("save_steps", "log_steps", "gradient_checkpointing")
     return {name: value for name, value in dataclasses.asdict(config).items() if name not in aside}
 
 

@@ -118,7 +118,7 @@ class StageTrainer(Trainer):
         except torch.OutOfMemoryError as error:
             raise TrainingError(
                 f"{len(ids)} rows a step are too many for the memory of {learner.backbone.device}: lower --batch-size "
-                "and raise --accumulate to match, or train with --precision mixed or bfloat16"
+                "and raise --accumulate to match, or train with --gradient-checkpointing, --precision mixed or bfloat16"
             ) from error
         loss = outputs["loss"]
         if not torch.isfinite(loss):

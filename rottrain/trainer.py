@@ -262,7 +262,7 @@ def _latent_lesson(
 
 
 def _let_learn(backbone: Backbone, recipe: TrainConfig, *, train_tokens: bool) -> None:
-    """Give the language model what learns of it."""
+    """Give the language model what learns of it, and how its gradients are come by."""
     if recipe.trainable == "lora":
         if backbone.adapter is None:
             backbone.add_adapter(recipe.lora, train_tokens=train_tokens)
@@ -271,6 +271,8 @@ def _let_learn(backbone: Backbone, recipe: TrainConfig, *, train_tokens: bool) -
             backbone.merge_adapter()
         if recipe.trainable in ("full", "lm-head"):
             backbone.train_language(head_only=recipe.trainable == "lm-head")
+    if recipe.gradient_checkpointing:
+        backbone.recompute_gradients()
 
 
 def _run(wanted: _Wanted, out: Path) -> Outcome:

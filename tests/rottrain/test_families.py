@@ -32,6 +32,7 @@ from tests import families
 from tests.rottrain.naive import (
     CLOSE,
     assert_same_step,
+    loss_and_gradients,
     naive_answer,
     naive_own_step,
     naive_student,
@@ -131,7 +132,7 @@ def test_a_family_is_embedded_for_trained_kept_and_asked(stage1: tuple[Path, Pat
     common = {"rollout": "jacobi:1, student@0.5", "batch_size": 4, "max_steps": 2, "lr": 3e-2, "train_head": True}
     experts = "adapted" if folder.name in MIXTURES else "frozen"
     common |= {"train_tokens": True, "halt_weight": 1.0, "lora": LoraSettings(rank=2, dropout=0.0, experts=experts)}
-    for trainable, more in (("lora", {}), ("full", {"precision": "mixed"})):
+    for trainable, more in (("lora", {}), ("full", {"precision": "mixed", "gradient_checkpointing": True})):
         config = Stage2Config(trainable=trainable, **common, **more)
         out = tmp_path / trainable
         outcome = run_stage2(embedded, str(folder), start, out, config)
@@ -369,6 +370,35 @@ def test_a_recurrent_state_passes_no_gradient_on_where_that_is_not_asked(folders
     backbone = load(folders["qwen3_5"])
     learner = adapted(backbone, random_head(backbone.width), cache_gradient=False)
     assert_same_step(learner, random_examples(backbone), naive_own_step, within=HYBRID)
+
+
+@pytest.mark.parametrize(("trainable", "rollouts"), [("lora", "jacobi:1"), ("full", "student")])
+def test_recomputing_changes_neither_loss_nor_gradient(folder: Path, trainable: str, rollouts: str) -> None:
+    results, kept = [], []
+    for again in (False, True):
+        torch.manual_seed(0)
+        backbone = load(folder)
+        if trainable == "lora":
+            backbone.add_adapter(LoraSettings(rank=2, dropout=0.0), train_tokens=True)
+            wake_adapter(backbone)
+        else:
+            backbone.train_language(head_only=False)
+        if again:
+            backbone.recompute_gradients()
+        config = Stage2Config(trainable=trainable, rollout=rollouts, align_weight=5.0)
+        learner = Learner(backbone, random_head(backbone.width), config).train()
+        sizes: dict[int, int] = {}
+
+        def note(saved: Tensor, sizes: dict[int, int] = sizes) -> Tensor:
+            sizes[saved.untyped_storage().data_ptr()] = saved.untyped_storage().nbytes()
+            return saved
+
+        with torch.autograd.graph.saved_tensors_hooks(note, lambda saved: saved):
+            loss = learner(**as_batch(backbone, random_examples(backbone)))["loss"]
+        results.append(loss_and_gradients(learner, loss))
+        kept.append(sum(sizes.values()))
+    assert_close(*results, **CLOSE)
+    assert kept[1] < kept[0]
 
 
 # Adapters.
