@@ -28,6 +28,10 @@ from rotdata.patches import PatchGeometry, cut
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
 
+_LATENTS_A_STEP = 16
+"""Calls are filled up to a multiple of this with a blank strip. oneDNN keeps what it has made for every number of rows
+that it has ever seen, half a megabyte for each linear layer of tiny's: sizes of calls must be few."""
+
 
 @dataclass(frozen=True, slots=True)
 class SameSize:
@@ -81,8 +85,13 @@ class PackedEncoder(ABC):
         if not strips:
             return list
         order = sorted(range(len(strips)), key=lambda i: strips[i].shape)
-        tiles = np.concatenate([cut(strips[i], self.geometry) for i in order])
-        groups = [SameSize(size, len(list(same))) for size, same in groupby(strips[i].shape for i in order)]
+        factor = self.geometry.factor_px
+        borders = np.cumsum([strips[i].size // factor**2 for i in order])
+        pictures = [strips[i] for i in order]
+        if missing := -int(borders[-1]) % _LATENTS_A_STEP:
+            pictures.append(np.zeros((factor, factor * missing), np.uint8))
+        tiles = np.concatenate([cut(picture, self.geometry) for picture in pictures])
+        groups = [SameSize(size, len(list(same))) for size, same in groupby(picture.shape for picture in pictures)]
         try:
             merged, arrived = self._run(torch.from_numpy(tiles), groups)
         except (torch.OutOfMemoryError, RuntimeError) as error:
@@ -92,12 +101,12 @@ class PackedEncoder(ABC):
                 f"{len(tiles)} patches in one call of the tower are too many for the memory of {self.device}: "
                 "free some of it, or render with a lower --max-latents"
             ) from error
-        borders = np.cumsum([strips[i].size // self.geometry.factor_px**2 for i in order])
 
         def collect() -> list[NDArray[np.float32]]:
             arrived()
             latents: list[NDArray[np.float32]] = [np.empty((0, self.identity.width), np.float32)] * len(strips)
-            for i, rows in zip(order, np.split(merged.float().numpy(), borders[:-1]), strict=True):
+            *found, _blank = np.split(merged.float().numpy(), borders)
+            for i, rows in zip(order, found, strict=True):
                 latents[i] = rows
             return latents
 

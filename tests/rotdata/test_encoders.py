@@ -95,6 +95,20 @@ def test_packed_equals_one_by_one(encoder: Encoder) -> None:
     assert_latents_equal(encoder.encode(STRIPS), [encoder.encode([strip])[0] for strip in STRIPS])
 
 
+def test_calls_are_filled_up_to_few_sizes(encoder: Encoder, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes = []
+    forward = encoder._forward
+
+    def count(tiles: Tensor, groups: Any) -> Tensor:
+        sizes.append(len(tiles))
+        return forward(tiles, groups)
+
+    monkeypatch.setattr(encoder, "_forward", count)
+    for strips in (STRIPS, STRIPS[:1], STRIPS[2:5]):
+        assert_latents_equal(encoder.encode(strips), [encoder.encode([strip])[0] for strip in strips])
+    assert {size % 64 for size in sizes} == {0}
+
+
 def test_the_order_of_strips_does_not_matter(encoder: Encoder) -> None:
     assert_latents_equal(encoder.encode(STRIPS[::-1])[::-1], encoder.encode(STRIPS))
 

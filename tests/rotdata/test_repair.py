@@ -126,7 +126,8 @@ def test_rows_made_anew_are_those_of_the_folder(
         pipeline.embed(strips, lazy(tiny_folder), out, settings=settings)
         found = repair.check_rows(out, 7, lazy(tiny_folder))
         assert (found.rows, found.mismatches) == (7, [])
-        assert 0 < found.largest_error < repair.TOLERANCE[store]
+        assert found.largest_error < repair.TOLERANCE[store]
+        assert found.largest_error > 0 or store == "float32"  # which is stored as it came
     result = run_rotdata("verify", out, "--deep", 5, "--model", tiny_folder, "--device", "cpu", "--json")
     assert (result.code, json.loads(result.out)["deep"]["rows"]) == (0, 5)
     assert "rows made anew" in run_rotdata("verify", strips, "--deep", 5).out
