@@ -19,7 +19,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, TypeVar, cast
 from urllib.parse import unquote
 
 from tqdm import tqdm
@@ -191,6 +191,24 @@ def push(folder: Path, repo: str, *, config: str | None = None, private: bool = 
     )
 
 
+def push_model(folder: Path, repo: str, *, private: bool = False) -> str:
+    """Publish the files of a folder as the model `repo`, OWNER/NAME, and return its address.
+
+    Files that are there already are not sent again. Raises UsageError for a name that can't be right and for a public
+    model that is to be private, HubError.
+    """
+    _check_repo(repo, kind="model")
+    from huggingface_hub import HfApi
+
+    with _explained(f"pushing to {repo} failed"):
+        api = HfApi()
+        api.create_repo(repo, private=private or None, exist_ok=True)
+        if private and not api.model_info(repo).private:
+            raise UsageError(f"{repo} is public already: make it private in its settings, or push to another name")
+        api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Checkpoint of {folder.name}")
+    return f"{_endpoint()}/{repo}"
+
+
 def config_name(manifest: Manifest) -> str:
     """CORPUS-MODEL-FONT-SIZEpx, or CORPUS-strips-..., in letters, digits, dots and hyphens."""
     style, settings = manifest.style["style"], manifest.settings
@@ -326,7 +344,7 @@ def _listed(found: Sequence[shards.Mismatch]) -> str:
     return f"{listed} and {len(found) - _LISTED} more" if len(found) > _LISTED else listed
 
 
-def _check_repo(repo: str) -> None:
+def _check_repo(repo: str, *, kind: Literal["dataset", "model"] = "dataset") -> None:
     from huggingface_hub.errors import HFValidationError
     from huggingface_hub.utils import validate_repo_id  # type: ignore[attr-defined]  # exported at run time only
 
@@ -336,7 +354,7 @@ def _check_repo(repo: str) -> None:
     except HFValidationError:
         right = False
     if not right:
-        raise UsageError(f"a dataset's name is OWNER/NAME in letters, digits, '-', '_' and '.', got {repo!r}")
+        raise UsageError(f"a {kind}'s name is OWNER/NAME in letters, digits, '-', '_' and '.', got {repo!r}")
 
 
 def _checked_config(config: str) -> str:

@@ -187,7 +187,7 @@ class Backbone:
         """Token ids -> text without special tokens."""
         return self.tokenizer.decode(ids, skip_special_tokens=True)
 
-    def add_adapter(self, settings: LoraSettings, *, train_tokens: bool) -> None:
+    def add_adapter(self, settings: LoraSettings, *, train_tokens: bool) -> PeftModel:
         """Put a fresh LoRA adapter on the language model; with `train_tokens` the begin and end rows learn too.
 
         Raises UsageError where experts are to be adapted and there are none.
@@ -208,6 +208,7 @@ class Backbone:
         )
         with _quiet_peft():
             self.adapter = get_peft_model(self.model, config)
+        return self.adapter
 
     def load_adapter(self, folder: str, *, trainable: bool = False) -> None:
         """Put a trained adapter on the language model. peft's warning of missing weights is raised."""

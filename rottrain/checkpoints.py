@@ -184,9 +184,10 @@ def _load_adapter(folder: Path, backbone: Backbone, *, trainable: bool) -> None:
 def weights_sha256(folder: Path) -> str:
     """SHA-256 of a checkpoint's head and of what the language model has learnt. Raises CheckpointError."""
     digest = hashlib.sha256()
-    learnt = [folder / LANGUAGE, *(folder / ADAPTER).glob("*.safetensors")]
+    files = [folder / HEAD, folder / LANGUAGE, *(folder / ADAPTER).glob("*.safetensors")]
+    there = [file for file in files if file.exists()]
     try:
-        for file in [folder / HEAD, *(path for path in learnt if path.exists())]:
+        for file in there or files:
             with file.open("rb") as stream:
                 digest.update(hashlib.file_digest(stream, "sha256").digest())
     except OSError as error:

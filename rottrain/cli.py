@@ -256,6 +256,33 @@ def sft(
 
 
 @app.command()
+def export(
+    checkpoint: Checkpoint,
+    out: Annotated[Path, typer.Option("--out", help="New folder that transformers and peft load.")],
+    model: BaseModel = None,
+    base: Annotated[
+        str | None, typer.Option(help="How others are to name the base model of an adapter; default its Hub id.")
+    ] = None,
+    weights: Annotated[
+        Literal["adapter", "whole"] | None,
+        typer.Option(help="An adapter, or the whole model; default an adapter where only that has learnt."),
+    ] = None,
+    push: Annotated[str | None, typer.Option(metavar="OWNER/NAME", help="Publish it as this model of the Hub.")] = None,
+    private: Annotated[bool, typer.Option("--private", help="Make a new model private.")] = False,  # noqa: FBT002
+    json_: Json = False,  # noqa: FBT002
+) -> None:
+    """Write a checkpoint as a folder that needs none of this package, with a model card and a script that uses it."""
+    from rottrain.export import export as run
+
+    exported = run(checkpoint, out, model=model, base=base, weights=weights, push=push, private=private)
+    if json_:
+        print_json(dataclasses.asdict(exported))
+    else:
+        where = f", {exported.url}" if exported.url else ""
+        typer.echo(f"{exported.folder}: {exported.weights}, {exported.bytes / 1e6:.1f} MB{where}")
+
+
+@app.command()
 def generate(
     checkpoint: Checkpoint,
     questions: Annotated[

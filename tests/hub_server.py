@@ -101,7 +101,7 @@ class Commit:
 
 @dataclass(slots=True)
 class Repository:
-    """A dataset repository of one branch, main. The last commit is its head."""
+    """A dataset's or a model's repository of one branch, main. The last commit is its head."""
 
     name: str
     private: bool
@@ -406,6 +406,10 @@ _ROUTES: list[tuple[str, re.Pattern[str], Reply]] = []
 _PLACES = {"repo": "[^/]+/[^/]+", "path": ".+"}
 
 
+_MODEL = re.compile(r"^/([^/]+/[^/]+(?:\.git/info|/resolve)/)")
+"""How paths of a model's files begin; a model is kept as a dataset of its name is, and answers as one."""
+
+
 def _route(method: str, template: str) -> Callable[[Reply], Reply]:
     """Have a function answer a method on paths like `template`."""
     pattern = re.sub(r"{(\w+)}", lambda place: f"(?P<{place[1]}>{_PLACES.get(place[1], '[^/]+')})", template)
@@ -429,8 +433,9 @@ def _dispatch(hub: HubServer, call: Call) -> Answer:
     if call.token not in {None, hub.token}:
         raise Refused(401, "Invalid credentials in Authorization header")
     method = "GET" if call.method == "HEAD" else call.method
+    path = _MODEL.sub(r"/datasets/\1", call.path.replace("/api/models/", "/api/datasets/"))
     for verb, pattern, reply in _ROUTES:
-        if verb == method and (match := pattern.fullmatch(call.path)):
+        if verb == method and (match := pattern.fullmatch(path)):
             return reply(hub, call, **{name: unquote(text) for name, text in match.groupdict().items()})
     raise Refused(501, f"the stand-in does not serve {call.method} {call.path}")
 
@@ -490,12 +495,13 @@ def _validate_yaml(hub: HubServer, call: Call) -> Answer:
 def _create(hub: HubServer, call: Call) -> Answer:
     _log_in(call)
     wanted = json.loads(call.body)
-    if wanted.get("type") != "dataset":
-        raise Refused(501, "the stand-in has dataset repositories only")
+    kind = wanted.get("type", "model")
+    if kind not in {"dataset", "model"}:
+        raise Refused(501, "the stand-in has repositories of datasets and models only")
     repo = f"{wanted.get('organization') or hub.user}/{wanted['name']}"
-    url = {"url": f"{hub.endpoint}/datasets/{repo}"}
+    url = {"url": f"{hub.endpoint}/{'datasets/' if kind == 'dataset' else ''}{repo}"}
     if repo in hub.repositories:
-        return Answer.json({"error": "You already created this dataset repo", **url}, 409)
+        return Answer.json({"error": f"You already created this {kind} repo", **url}, 409)
     hub.create(repo, private=wanted.get("visibility") == "private")
     return Answer.json({**url, "name": repo})
 
