@@ -161,18 +161,22 @@ def _inline(value: object) -> str:
 
 
 def _settings(config: CheckpointConfig, backbone: Backbone) -> dict[str, Any]:
-    """What a script has to know of a checkpoint, and where it came from."""
+    """What a script has to know of a checkpoint, and where it came from.
+
+    `closing` are the tokens that are given between prompt or latents and the reply.
+    """
     prefix, bos = backbone.prompt.prefix, backbone.tokenizer.bos_token
     if bos and not prefix.startswith(bos) and backbone.prompt_ids("")[:1] == [backbone.tokenizer.bos_token_id]:
         prefix = bos + prefix
     thinks = config.head is not None
+    closing = {"cot": [], "no-cot": backbone.mark_ids}.get(config.mode or "", [backbone.end_id, *backbone.mark_ids])
     return {
         "vocabulary": backbone.model.config.get_text_config().vocab_size,
         "prefix": prefix,
-        "suffix": backbone.prompt.suffix + (backbone.prompt.answer_mark if config.mode == "no-cot" else ""),
-        "answer_mark": backbone.prompt.answer_mark,
+        "suffix": backbone.prompt.suffix,
         "begin": IMG_BEGIN,
         "end": IMG_END,
+        "closing": closing,
         "budget": (config.budget or DEFAULT_BUDGET) if thinks else None,
         "most_tokens": MAX_COT_TOKENS if config.mode == "cot" else MAX_ANSWER_TOKENS,
         "head": config.head,

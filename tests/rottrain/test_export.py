@@ -60,7 +60,7 @@ def script_in(file: Path) -> str:
 def told(checkpoint: Path) -> str:
     """What the checkpoint itself answers."""
     [made] = RoT.from_pretrained(checkpoint).generate([QUESTION], max_answer_tokens=ANSWER_TOKENS)
-    return made.reply.rstrip("\n")
+    return made.reply.removeprefix("#### ").rstrip("\n")
 
 
 def test_the_script_of_the_docs_answers_as_the_adapter_does(
