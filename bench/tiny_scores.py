@@ -14,11 +14,11 @@ from transformers import DynamicCache
 
 from rotdata.encoders import load_encoder
 from rotdata.models import find_model
-from rotdata.strips import StripStyle, render
+from rotdata.strips import render
 from rotdata.toy import ToyProblem, toy_problems
 from rottrain import generate, scoring
 from rottrain.backbone import Backbone
-from rottrain.tiny import READ_PROMPT
+from rottrain.tiny import READ_PROMPT, STYLES
 
 MAX_TOKENS = 80
 
@@ -36,8 +36,14 @@ def main(rows: int) -> None:
         right = [scoring.extract(each.reply) == problem.answer for each, problem in zip(made, problems, strict=True)]
         report(name, right, problems)
     encoder = load_encoder(folder, dtype="float32", device="cpu")
-    pictures = [render(problem.cot, StripStyle()).pixels for problem in problems]
-    latents = [torch.from_numpy(each) for each in encoder.encode(pictures)]
+    for style in STYLES:
+        pictures = [render(problem.cot, style).pixels for problem in problems]
+        latents = [torch.from_numpy(each) for each in encoder.encode(pictures)]
+        score_strips(backbone, problems, latents, "default style" if style.cells is None else f"{style.cells} cells")
+
+
+def score_strips(backbone: Backbone, problems: list[ToyProblem], latents: list[Tensor], style: str) -> None:
+    """Score the two tasks that begin with strips."""
     read, answered = [], []
     for problem, each in zip(problems, latents, strict=True):
         opened = f"{backbone.prompt.prefix}<|vision_start|>"
@@ -46,8 +52,8 @@ def main(rows: int) -> None:
         opened = f"{backbone.prompt.prefix}{problem.question}{backbone.prompt.suffix}<|vision_start|>"
         reply = complete(backbone, opened, each, "<|vision_end|>")
         answered.append(scoring.extract(reply) == problem.answer)
-    report("reads a strip, every character", read, problems)
-    report("answers from the true strip", answered, problems)
+    report(f"reads a strip, every character, {style}", read, problems)
+    report(f"answers from the true strip, {style}", answered, problems)
 
 
 @torch.inference_mode()

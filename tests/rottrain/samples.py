@@ -88,7 +88,7 @@ def copy_model(folder: Path, to: Path, **config: Any) -> Path:
     return to
 
 
-def save_variant(folder: Path, *, tied: bool = True, vocab_size: int = 288, width: int = 192) -> Path:
+def save_variant(folder: Path, *, tied: bool = True, vocab_size: int = 384, width: int = 192) -> Path:
     """A random model like tests.tinymodel's, with its own output head, fewer token rows, or another width."""
     from transformers import Qwen3VLForConditionalGeneration
 

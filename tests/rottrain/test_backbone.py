@@ -20,10 +20,13 @@ from rotdata.errors import UnknownModel
 from rotdata.models import find_model
 from rottrain.backbone import ANSWER_MARK, IMG_BEGIN, IMG_END, Backbone
 from rottrain.config import LoraSettings
+from rottrain.tiny import tiny_tokenizer
 from tests.rottrain.samples import copy_model, full_pass, save_variant, token_inputs, wake_adapter
 
 LORA = LoraSettings(rank=2, dropout=0.0)
 EMBEDDING = "model.language_model.embed_tokens.weight"
+FULL = len(tiny_tokenizer())
+"""Rows of a table that holds the tokenizer and no more."""
 
 
 def load(folder: Path) -> Backbone:
@@ -129,22 +132,22 @@ def test_a_table_with_spare_rows_does_not_grow(backbone: Backbone, tiny_folder: 
     before = stored(tiny_folder)[EMBEDDING]
     others = torch.ones(len(before), dtype=torch.bool)
     others[[backbone.begin_id, backbone.end_id]] = False
-    assert table.shape == before.shape == (288, 192)
+    assert table.shape == before.shape == (384, 192)
     assert torch.equal(table[others], before[others])
 
 
 @pytest.mark.parametrize("tied", [True, False])
 def test_a_full_table_grows_by_two_rows_and_keeps_its_values(tmp_path: Path, tied: bool) -> None:
-    folder = save_variant(tmp_path / "full", vocab_size=263, tied=tied)
+    folder = save_variant(tmp_path / "full", vocab_size=FULL, tied=tied)
     backbone = load(folder)
     before = stored(folder)
     for table, name in (
         (backbone.model.get_input_embeddings().weight, EMBEDDING),
         (backbone.model.get_output_embeddings().weight, EMBEDDING if tied else "lm_head.weight"),
     ):
-        assert len(table) == 265
-        assert torch.equal(table[:263], before[name])
-    assert logits_of(backbone).shape[-1] == 265
+        assert len(table) == FULL + 2
+        assert torch.equal(table[:FULL], before[name])
+    assert logits_of(backbone).shape[-1] == FULL + 2
     assert not any(value.requires_grad for value in backbone.model.parameters())
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -29,6 +28,7 @@ from rottrain.tiny import (
     READ_PROMPT,
     READ_STYLES,
     SPECIAL_TOKENS,
+    STYLES,
     GlyphProbe,
     Lesson,
     Sequence,
@@ -65,15 +65,21 @@ def learnt(sequence: Sequence) -> str:
 
 @given(text=st.text(max_size=60))
 @example("<<7+5=12>> \\frac{1}{2} \N{GREEK SMALL LETTER PI}\r\n\t\0 \N{CRAB}  <|im_end|><|image_pad|> .")
-def test_any_text_is_spelled_byte_by_byte_and_read_back(text: str) -> None:
+def test_any_text_is_spelled_without_special_tokens_and_read_back(text: str) -> None:
     ids = TOKENIZER(text, add_special_tokens=False, split_special_tokens=True).input_ids
-    assert len(ids) == len(text.encode())
-    assert all(token < 256 for token in ids)
+    assert all(token >= len(SPECIAL_TOKENS) for token in ids)
     assert read_back(ids) == text
 
 
-def test_special_tokens_come_after_the_bytes_in_their_order() -> None:
-    assert TOKENIZER.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == list(range(256, 256 + len(SPECIAL_TOKENS)))
+def test_words_of_the_toy_corpus_are_tokens_and_digits_stand_alone() -> None:
+    tokens = TOKENIZER.tokenize("Ann has 12 figs, finds 3.")
+    assert TOKENIZER.convert_tokens_to_string(tokens) == "Ann has 12 figs, finds 3."
+    words = "Ann| has| |1|2| figs|,| finds| |3|.".replace(" ", "\N{LATIN CAPITAL LETTER G WITH DOT ABOVE}").split("|")
+    assert tokens == words
+
+
+def test_special_tokens_come_first_in_their_order() -> None:
+    assert TOKENIZER.convert_tokens_to_ids(list(SPECIAL_TOKENS)) == list(range(len(SPECIAL_TOKENS)))
     assert (TOKENIZER.eos_token, TOKENIZER.pad_token) == ("<|im_end|>", "<|endoftext|>")
 
 
@@ -196,8 +202,8 @@ def test_the_loss_of_a_strip_is_the_stock_model_s_and_rows_take_turns_in_their_p
 
 def test_the_probe_names_a_span_s_characters_and_the_lack_of_more() -> None:
     probe = GlyphProbe(3)
-    wanted = torch.full((4, 128), -50.0)
-    for slot, code in enumerate((ord("a"), ord("b"), 0, 0)):
+    wanted = torch.full((6, 128), -50.0)
+    for slot, code in enumerate((ord("a"), ord("b"), 0, 0, 0, 0)):
         wanted[slot, code] = 50.0
     with torch.no_grad():
         probe._name.weight.zero_()
@@ -205,7 +211,7 @@ def test_the_probe_names_a_span_s_characters_and_the_lack_of_more() -> None:
     latents = torch.randn(2, 3)
     assert probe(latents, ["ab", "ab"]) < 1e-6
     assert probe(latents, ["ab", "abc"]) > 1
-    assert probe(latents, ["abcdef"] * 2) == probe(latents, ["abcd"] * 2)
+    assert probe(latents, ["abcdefgh"] * 2) == probe(latents, ["abcdef"] * 2)
 
 
 # The recipe.
@@ -238,14 +244,16 @@ def test_snippets_grow_to_whole_chains_of_thought() -> None:
         snippets = [lesson._snippet(cot, step, 1) for _ in range(50)]
         assert all(text in cot and 1 <= len(text) <= longest for text, _ in snippets)
         assert {style for _, style in snippets} == set(READ_STYLES)
-    assert lesson._snippet(cot, 10, 0) == (cot, StripStyle())
+    whole = [lesson._snippet(cot, 10, 0) for _ in range(50)]
+    assert {text for text, _ in whole} == {cot}
+    assert {style for _, style in whole} == set(STYLES)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder made by two steps of the recipe."""
     out = tmp_path_factory.mktemp("tiny") / "made"
-    train(TinyRecipe(steps=2, batch_size=2, warmup_steps=1), out)
+    train(TinyRecipe(steps=2, batch_size=3, pictured=1, warmup_steps=1), out)
     return out
 
 
@@ -279,7 +287,7 @@ def test_a_training_writes_bf16_weights_its_recipe_and_its_curve(trained: Path) 
 
 def test_the_same_seed_gives_the_same_weights(trained: Path, tmp_path: Path) -> None:
     for seed in (0, 1):
-        train(TinyRecipe(steps=2, batch_size=2, warmup_steps=1, seed=seed), tmp_path / str(seed))
+        train(TinyRecipe(steps=2, batch_size=3, pictured=1, warmup_steps=1, seed=seed), tmp_path / str(seed))
     first, same, other = (
         (path / "model.safetensors").read_bytes() for path in (trained, tmp_path / "0", tmp_path / "1")
     )
@@ -287,11 +295,20 @@ def test_the_same_seed_gives_the_same_weights(trained: Path, tmp_path: Path) -> 
     assert first != other
 
 
-def test_the_command_passes_its_options_on(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    asked = SimpleNamespace()
-    monkeypatch.setattr(tiny, "train", lambda recipe, out: vars(asked).update(recipe=recipe, out=out))
-    tiny.main(tmp_path, steps=3, batch_size=4, lr=1e-3, seed=5)
-    assert (asked.recipe, asked.out) == (TinyRecipe(steps=3, batch_size=4, lr=1e-3, seed=5), tmp_path)
+def test_training_goes_on_from_a_folder_s_weights(trained: Path, tmp_path: Path) -> None:
+    train(TinyRecipe(steps=1, batch_size=2, pictured=1, warmup_steps=1, lr=1e-12, weight_decay=0.0), tmp_path, trained)
+    assert (tmp_path / "model.safetensors").read_bytes() == (trained / "model.safetensors").read_bytes()
+
+
+def test_the_command_trains_either_part(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    asked = []
+    monkeypatch.setattr(tiny, "train", lambda *arguments: asked.append(arguments))
+    tiny.main(tmp_path / "first", None)
+    tiny.main(tmp_path / "second", tmp_path / "first")
+    assert asked == [
+        (TinyRecipe(), tmp_path / "first", None),
+        (tiny.POLISH, tmp_path / "second", tmp_path / "first"),
+    ]
 
 
 @pytest.mark.weights

@@ -39,6 +39,7 @@ from rottrain.head import ProjectionHead
 from rottrain.learner import Learner
 from rottrain.loop import StageTrainer, complete_states
 from rottrain.precision import load_backbone
+from rottrain.tiny import tiny_tokenizer
 from rottrain.trainer import RUN, Outcome, Running, plan_stage1, run_stage1, run_stage2
 from tests.helpers import contents, write_jsonl
 from tests.rottrain.samples import as_batch, copy_model, random_examples, random_head, save_variant, terminate
@@ -426,7 +427,7 @@ def test_automatic_precision_depends_on_device_and_on_what_learns(
 def test_a_model_with_a_full_table_and_its_own_head_goes_through_both_stages(
     short_strips: Path, tmp_path: Path
 ) -> None:
-    model = save_variant(tmp_path / "model", tied=False, vocab_size=263)
+    model = save_variant(tmp_path / "model", tied=False, vocab_size=len(tiny_tokenizer()))
     pipeline.embed(short_strips, load_encoder(find_model(str(model)), device="cpu"), tmp_path / "embedded")
     recipe = {"rollout": "teacher", "batch_size": 4, "max_steps": 1}
     shards = tmp_path / "embedded"
