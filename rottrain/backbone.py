@@ -149,6 +149,21 @@ class Backbone:
                 steps.append(self._read(inputs_BTD[:, step : step + 1], mask_BT[:, :until], positions_B1, cache))
         return torch.cat(steps, dim=1)
 
+    def attention(self, inputs_BTD: Tensor) -> Tensor:
+        """Input embeddings [B, T, D] -> attention weights [L, B, T, T], a mean over heads, of layers that have any.
+
+        Only eager attention gives its weights: the pass uses it, whatever is used otherwise.
+        """
+        language = self.model.model.language_model
+        usual = language.config._attn_implementation  # noqa: SLF001 -- no public way to ask
+        language.set_attn_implementation("eager")
+        try:
+            with self._computing():
+                output = language(inputs_embeds=inputs_BTD.to(self.dtype), use_cache=False, output_attentions=True)
+        finally:
+            language.set_attn_implementation(usual)
+        return torch.stack([weights.float().mean(dim=1) for weights in output.attentions if weights is not None])
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., D] -> token logits [..., V]."""
         with self._computing():

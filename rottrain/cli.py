@@ -373,6 +373,71 @@ def evaluate(
 
 
 @app.command()
+def trace(
+    checkpoint: Checkpoint,
+    shards: Annotated[
+        str, typer.Option(help="Shards of the style and encoder it was trained on: a folder, or OWNER/NAME on the Hub.")
+    ],
+    question: Annotated[str | None, typer.Option(help="A question to think about.")] = None,
+    row: Annotated[str | None, typer.Option(help="Id of a row of the shards: its question, with a reference.")] = None,
+    corpus: Annotated[  # noqa: FBT002 -- a flag
+        bool, typer.Option("--corpus", help="The shards' rows: how much of their thoughts can be read back.")
+    ] = False,
+    limit: Annotated[int | None, typer.Option(help="With --corpus, the last rows, as many.")] = None,
+    out: Annotated[Path | None, typer.Option(help="The page of a question's trace, an .html file.")] = None,
+    index: Annotated[str | None, typer.Option(help="Shards to look nearest pictures up in, if not the same.")] = None,
+    index_rows: Annotated[int | None, typer.Option(help="Look them up in the first rows alone, as many.")] = None,
+    budget: Budget = None,
+    stop: Stop = None,
+    read_prompt: Annotated[
+        str, typer.Option(help="What the base model is asked to do with the latents, as with a picture.")
+    ] = "Transcribe.",
+    batch_size: Annotated[int, typer.Option(help="Questions answered together.")] = 16,
+    model: BaseModel = None,
+    json_: Json = False,  # noqa: FBT002
+) -> None:
+    """Read a thought: as a page about one question, or as error rates over the rows of shards."""
+    from rotdata.corpora import Row
+    from rotdata.errors import UsageError
+    from rottrain import report, traceability
+    from rottrain.generate import RoT
+    from rottrain.nearest import LatentIndex
+    from rottrain.trace import as_text, find_row
+    from rottrain.trace import trace as run
+    from rottrain.truth import TrueLatents, check_shards, open_shards
+
+    if sum((question is not None, row is not None, corpus)) != 1:
+        raise UsageError("trace one thing: a --question, a --row of the shards, or all of its rows with --corpus")
+    if corpus and out is not None:
+        raise UsageError("--out is the page of one question: give --question or --row, or leave it out with --corpus")
+    rot = RoT.from_pretrained(checkpoint, model=model)
+    opened = open_shards(shards)
+    searched = opened if index is None else open_shards(index)
+    for each in (opened, searched):
+        check_shards(rot.config, each)
+    pictures = LatentIndex(searched, limit=index_rows)
+    spent = _budget(budget)
+    if corpus:
+        scores = traceability.traceability(
+            rot, opened, pictures, limit=limit, budget=spent, stop=stop, prompt=read_prompt, batch_size=batch_size
+        )
+        if json_:
+            print_json(dataclasses.asdict(scores))
+        else:
+            typer.echo(traceability.as_table(scores))
+        return
+    asked = Row("", question, "", "") if question is not None else find_row(opened, row or "")
+    found = run(rot, asked, pictures, TrueLatents(rot, opened), budget=spent, stop=stop, prompt=read_prompt)
+    if out is not None:
+        report.write_trace(out, found, rot.config)
+        say(f"the page is {out}")
+    if json_:
+        print_json(dataclasses.asdict(found))
+    elif out is None:
+        typer.echo(as_text(found))
+
+
+@app.command()
 def ablate(
     file: Annotated[
         Path, typer.Argument(help="YAML of the comparison (docs/ablate.md), or results.parquet: its tables once more.")

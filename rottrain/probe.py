@@ -20,7 +20,7 @@ from rottrain.generate import Budget, Generation, RoT
 from rottrain.interventions import INTERVENTIONS
 from rottrain.proportions import Estimate, paired_difference, share
 from rottrain.readout import Position, in_words, read_positions
-from rottrain.truth import TrueLatents
+from rottrain.truth import TrueLatents, some_latents
 
 MEANINGFUL = 0.05
 """A change in accuracy, and a share of answers that flip, from which on the verdict calls it an effect."""
@@ -57,7 +57,7 @@ class Probed:
 
     corpus: str
     budget: int
-    """Latents of the longest thought."""
+    """Latents of a thought, at most."""
     seed: int
     verdict: Verdict
     conditions: list[Condition]
@@ -78,14 +78,15 @@ def probe(
 ) -> Probed:
     """Ask the questions of `rows`, then answer each again after every change of its latents.
 
-    Raises UsageError for fewer than two rows.
+    Raises UsageError for fewer than two rows, or for a budget of 0.
     """
     if len(rows) < 2:
         raise UsageError(f"a question's latents are replaced by another's, so there must be two, got {len(rows)}")
+    latents = some_latents(rot, budget)
     questions = [row.question for row in rows]
     kind: scoring.Kind = "math" if corpus.startswith("math") else "number"
     with tqdm(total=3 + len(INTERVENTIONS), unit="condition", disable=None) as bar:
-        own = rot.generate(questions, budget=budget, stop=stop, batch_size=batch_size)
+        own = rot.generate(questions, budget=latents, stop=stop, batch_size=batch_size)
         judged = _Judged(rows, own, kind)
         bar.update()
         thoughts = [made.latents_KD for made in own if made.latents_KD is not None]
@@ -99,8 +100,7 @@ def probe(
         answers = rot.answer(questions, thoughts, hidden="latents", batch_size=batch_size)
         conditions.append(judged.condition("masked", "latents that the answer can't attend to", answers))
         bar.update()
-        longest = max(map(len, thoughts))
-        truth = truths.of(rows, longest)
+        truth = truths.of(rows, latents)
         known = [number for number, each in enumerate(truth) if each is not None]
         if known:
             given = [each.latents_KD for each in truth if each is not None]
@@ -109,7 +109,7 @@ def probe(
         bar.update()
     return Probed(
         corpus=corpus,
-        budget=longest,
+        budget=latents,
         seed=seed,
         verdict=judge(conditions),
         conditions=conditions,

@@ -10,7 +10,7 @@ Shapes: B rows, K latents of a row, D embedding width, T positions, S character 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from rapidfuzz.distance import Levenshtein
@@ -22,6 +22,7 @@ from rottrain.decoding import decode, greedy, positions_of
 from rottrain.glyphs import GlyphProbe
 from rottrain.tiny import READ_PROMPT
 
+_SPACES = dict.fromkeys(map(ord, "\t\n\v\f\r\x1c\x1d\x1e\x85\u2028\u2029"), " ")
 _TOKENS_A_LATENT = 8
 """More than a latent shows: characters of the narrowest style, as bytes."""
 
@@ -86,6 +87,43 @@ def edits(read: str, reference: str) -> int:
 def error_rate(read: str, reference: str) -> float:
     """Edits a character of the reference: 0 if it was read exactly, above 1 if more was read than there is."""
     return edits(read, reference) / max(1, len(plain(reference)))
+
+
+@dataclass(frozen=True, slots=True)
+class Stretch:
+    """Part of a piece, held against a reference."""
+
+    text: str
+    confidence: float
+    wrong: bool
+    """Whether the reference has something else here, or nothing."""
+    missing: str
+    """What the reference has before it and the reading lacks."""
+
+
+def held_against(reading: Reading, reference: str) -> list[Stretch]:
+    """A reading in stretches that are right or wrong, by the fewest edits; what is missing at the end comes last."""
+    read, wanted = (text.translate(_SPACES) for text in (reading.text, reference))
+    wrong, missing = set[int](), dict[int, str]()
+    for edit in Levenshtein.opcodes(read, wanted):
+        if edit.tag == "insert":
+            missing[edit.src_start] = reference[edit.dest_start : edit.dest_end]
+        elif edit.tag != "equal":
+            wrong.update(range(edit.src_start, edit.src_end))
+    wrong -= {place for place in wrong if not read[: place + 1].strip() or not read[place:].strip()}  # margins
+    stretches: list[Stretch] = []
+    place = 0
+    for piece in reading.pieces:
+        begin = place
+        for place in range(begin, begin + len(piece.text)):
+            if place > begin and (place in wrong) == (place - 1 in wrong) and place not in missing:
+                stretches[-1] = replace(stretches[-1], text=stretches[-1].text + read[place])
+            else:
+                stretches.append(Stretch(read[place], piece.confidence, place in wrong, missing.get(place, "")))
+        place = begin + len(piece.text)
+    if len(read) in missing:
+        stretches.append(Stretch("", 1.0, wrong=False, missing=missing[len(read)]))
+    return stretches
 
 
 @torch.inference_mode()

@@ -1,9 +1,10 @@
-"""What did the model think? Each generated latent beside the strip latents that lie nearest to it.
+"""What did the model think? One question's latents: read back, looked up, drawn, and what the answer makes of them.
 
-Generated latents live in the space of rendered ones, so the nearest rendered latent has a picture and characters: as
-many columns of a strip as it is high, drawn anew from the shard's text and style.
+Two readers stand side by side. The model reads itself: its latents are a picture to the base model, which transcribes
+them; the glyph probe reads each of them alone. And the nearest pictures: of each latent the target latents that lie
+nearest, with the columns and characters that they stand for.
 
-Shapes: K generated latents, N indexed latents, D embedding width.
+Shapes: K latents of a row, D embedding width.
 """
 
 from __future__ import annotations
@@ -11,127 +12,249 @@ from __future__ import annotations
 import base64
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 -- torch's own name for it
 
 from rotdata.corpora import Row
 from rotdata.errors import UsageError
 from rotdata.png import encode_png
-from rotdata.shards import EmbeddedRows, EmbeddingShards
-from rotdata.strips import Renderer, Strip, StripStyle, renderer
-from rottrain.evaluate import Judged
+from rotdata.shards import EmbeddingShards
+from rottrain import rollout, scoring
+from rottrain.attention import Attention, answer_attention
+from rottrain.generate import Budget, RoT
+from rottrain.nearest import LatentIndex, Neighbour
+from rottrain.portrait import Path, Portrait, Sizes, path, portrait, settled, sizes
+from rottrain.readers import READERS, Reader, read_back, scaled
+from rottrain.reading import Piece, error_rate
+from rottrain.tiny import READ_PROMPT
+from rottrain.truth import TrueLatents, Truth, some_latents
 
-DEFAULT_INDEXED_ROWS = 1000
+_NEIGHBOURS = 5
+_CONTEXT = 400
+"""Other rows' latents that a path is drawn among."""
+_BUDGETS = 33
+"""Answers at different budgets, at most."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Nearest:
-    """The indexed latent closest to a generated one."""
+class ReadBack:
+    """What one reader read in all the latents."""
 
-    row: int
-    """Number of the indexed row."""
+    reader: Reader
+    text: str
+    pieces: list[Piece]
+    """Tokens of the base model; of the others one piece a latent."""
+    error_rate: float | None
+    """Edits a character of the reference; None without one."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Looked:
+    """A target latent near to one of the thought's."""
+
+    id: str
     position: int
-    """Which latent of that row."""
     characters: str
-    similarity: float
-    """Cosine, after the mean of the indexed latents is taken from both."""
+    cosine: float
+    picture: str
+    """Data URI of its columns."""
 
 
-class LatentIndex:
-    """Latents of a folder of embedding shards, searched exactly."""
+@dataclass(frozen=True, kw_only=True)
+class TracedLatent:
+    """One latent of the thought."""
 
-    def __init__(self, rows: EmbeddedRows, style: StripStyle) -> None:
-        """Index every latent of `rows`, whose strips were drawn in `style`."""
-        self._rows = rows
-        self.draw: Renderer = renderer(style)
-        latents_ND = torch.from_numpy(rows.embedding_LD.astype(np.float32))
-        self._mean_D = latents_ND.mean(dim=0)
-        self._unit_ND = torch.nn.functional.normalize(latents_ND - self._mean_D, dim=1)
+    nearest: list[Looked]
+    glyphs: Piece | None
+    """What the glyph probe reads in it; None without one."""
+    last: float | None
+    """Probability that it is the last; None for a checkpoint that has not learnt to stop."""
+    should_show: str | None
+    """The reference's characters here; None without a reference."""
+    to_truth: float | None
+    """Cosine to the reference's latent here, after the targets' mean is taken from both."""
 
-    @classmethod
-    def load(cls, folder: Path, *, limit: int = DEFAULT_INDEXED_ROWS) -> LatentIndex:
-        """Index the first row group of `folder`, at most `limit` rows."""
-        shards = EmbeddingShards(folder)
-        if not shards.manifest.latent_is_a_factor:
-            raise UsageError(
-                f"the latents of {folder} are pooled, resampled or of resized strips, so no picture stands for one: "
-                "trace with shards that `rotdata embed` made without --pool, --longer resample and --resize"
-            )
-        rows = shards.read_group(0)
-        kept = min(limit, len(rows))
-        end = int(rows.offsets[kept])
-        some = EmbeddedRows(
-            ids=rows.ids[:kept],
-            questions=rows.questions[:kept],
-            cots=rows.cots[:kept],
-            answers=rows.answers[:kept],
-            spans=rows.spans[:kept],
-            offsets=rows.offsets[: kept + 1],
-            embedding_LD=rows.embedding_LD[:end],
-        )
-        return cls(some, StripStyle(**shards.manifest.style["style"]))
 
-    def __len__(self) -> int:
-        return len(self._unit_ND)
+@dataclass(frozen=True, kw_only=True)
+class AtBudget:
+    """The answer after the first latents alone."""
 
-    def nearest(self, latents_KD: Tensor) -> list[Nearest]:
-        """The closest indexed latent of each of K latents."""
-        unit_KD = torch.nn.functional.normalize(latents_KD.float() - self._mean_D, dim=1)
-        similarity_K, index_K = (unit_KD @ self._unit_ND.T).max(dim=1)
-        found = []
-        for similarity, index in zip(similarity_K.tolist(), index_K.tolist(), strict=True):
-            row = int(np.searchsorted(self._rows.offsets, index, side="right")) - 1
-            position = index - int(self._rows.offsets[row])
-            spans = self._rows.spans[row]
-            characters = self._rows.cots[row][spans[position] : spans[position + 1]] if spans else ""
-            found.append(Nearest(row=row, position=position, characters=characters, similarity=similarity))
-        return found
-
-    def picture(self, found: Sequence[Nearest]) -> NDArray[np.uint8]:
-        """The columns that the latents stand for, side by side: [H, K * H]."""
-        height = self.draw.style.height_px
-        tiles = []
-        for nearest in found:
-            pixels = self.draw.render(self._rows.cots[nearest.row]).pixels
-            tiles.append(pixels[:, nearest.position * height : (nearest.position + 1) * height])
-        return np.concatenate(tiles, axis=1)
+    budget: int
+    reply: str
+    answer: str
+    correct: bool | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Trace:
-    """One question, what was thought about it and what should have been."""
+    """One question and what was thought about it."""
 
-    row: Row
+    question: str
+    id: str | None
+    """Of the row; None for a question of no corpus."""
+    reply: str
     answer: str
-    correct: bool
-    latents: list[Nearest]
-    thought_png: str
-    """Data URI of the nearest latents' pictures side by side."""
-    reference_png: str
-    """Data URI of the strip of the reference chain of thought."""
+    correct: bool | None
+    reference: str | None
+    """The chain of thought that should have been thought, as far as the budget goes."""
+    reference_answer: str | None
+    strip: str | None
+    """Data URI of the reference's strip, as far as the budget goes."""
+    strip_latents: int
+    """Latents of that strip."""
+    readings: list[ReadBack]
+    latents: list[TracedLatent]
+    portrait: Portrait
+    true_sizes: Sizes | None
+    """Of the reference's latents."""
+    path: Path
+    settled: int
+    """Latents after which each is nearly the same as the one before (cosine 0.99); K if it never comes to that."""
+    attention: Attention
+    budgets: list[AtBudget]
+    indexed: int
+    """Different target latents that were searched."""
 
-    @property
-    def thought(self) -> str:
-        """The characters of the nearest latents, one after the other."""
-        return "".join(nearest.characters for nearest in self.latents)
+
+def find_row(shards: EmbeddingShards, row_id: str) -> Row:
+    """The first row of that id. Raises UsageError."""
+    for group in shards:
+        if row_id in group.ids:
+            place = group.ids.index(row_id)
+            return Row(row_id, group.questions[place], group.cots[place], group.answers[place])
+    raise UsageError(f"no row {row_id!r} in {shards.folder}: `rotdata preview {shards.folder}` shows its ids")
 
 
-def trace(judged: Judged, index: LatentIndex) -> Trace:
-    """Look up the latents of an evaluated row; its generation must have kept them."""
-    if judged.generation is None or judged.generation.latents_KD is None:
-        raise ValueError("only a row answered with latents can be traced")
-    found = index.nearest(judged.generation.latents_KD)
+def trace(
+    rot: RoT,
+    row: Row,
+    index: LatentIndex,
+    truths: TrueLatents,
+    *,
+    budget: Budget = None,
+    stop: float | None = None,
+    prompt: str = READ_PROMPT,
+) -> Trace:
+    """Think about a row's question and look at the thought; without a chain of thought there is no reference.
+
+    The row's own strip is left out of the search. Raises UsageError for a budget of 0.
+    """
+    most = some_latents(rot, budget)
+    [made] = rot.generate([row.question], budget=most, stop=stop)
+    thought_KD = made.latents_KD
+    assert thought_KD is not None
+    [truth] = truths.of([row], most) if row.cot else [None]
+    [nearest] = index.nearest([thought_KD], count=_NEIGHBOURS, without=[row.cot] if row.cot else ())
+    reference = truth.text if truth and truth.shown else None
+    readings = [
+        ReadBack(
+            reader=reader,
+            text=reading.text,
+            pieces=reading.pieces,
+            error_rate=None if reference is None else error_rate(reading.text, reference),
+        )
+        for reader, [reading] in read_back(rot, [thought_KD], [nearest], prompt=prompt).items()
+    ]
+    strip = index.strip(row.cot, most) if row.cot else None
+    answers = _Answers(row, "math" if index.corpus.startswith("math") else "number")
     return Trace(
-        row=judged.row,
-        answer=judged.answer,
-        correct=judged.correct,
-        latents=found,
-        thought_png=data_uri(index.picture(found)),
-        reference_png=data_uri(index.draw.render(judged.row.cot).pixels),
+        question=row.question,
+        id=row.id or None,
+        reply=made.reply,
+        answer=scoring.extract(made.reply),
+        correct=answers.correct(made.reply),
+        reference=reference,
+        reference_answer=row.answer or None,
+        strip=None if strip is None else data_uri(strip),
+        strip_latents=0 if strip is None else strip.shape[1] // strip.shape[0],
+        readings=readings,
+        latents=_latents(rot, row.question, thought_KD, index, nearest, truth, readings),
+        portrait=portrait(thought_KD, scaled(rot, thought_KD).cpu()),
+        true_sizes=None if truth is None else sizes(truth.latents_KD),
+        path=path(index.context(_CONTEXT), thought_KD, None if truth is None else truth.latents_KD),
+        settled=settled(scaled(rot, thought_KD)),
+        attention=answer_attention(rot, row.question, thought_KD, made.reply),
+        budgets=answers.at_budgets(rot, thought_KD),
+        indexed=index.latents,
+    )
+
+
+class _Answers:
+    """Replies to a row's question, held against its answer if it has one."""
+
+    def __init__(self, row: Row, kind: scoring.Kind) -> None:
+        self._row, self._kind = row, kind
+
+    def correct(self, reply: str) -> bool | None:
+        if not self._row.answer:
+            return None
+        return scoring.equal(scoring.extract(reply), self._row.answer, self._kind)
+
+    def at_budgets(self, rot: RoT, thought_KD: Tensor) -> list[AtBudget]:
+        """Answers after the first latents alone, from none to all of them."""
+        budgets = np.unique(np.linspace(0, len(thought_KD), _BUDGETS).round().astype(int)).tolist()
+        made = rot.answer([self._row.question] * len(budgets), [thought_KD[:budget] for budget in budgets])
+        return [
+            AtBudget(
+                budget=budget, reply=each.reply, answer=scoring.extract(each.reply), correct=self.correct(each.reply)
+            )
+            for budget, each in zip(budgets, made, strict=True)
+        ]
+
+
+def _latents(
+    rot: RoT,
+    question: str,
+    thought_KD: Tensor,
+    index: LatentIndex,
+    nearest: Sequence[Sequence[Neighbour]],
+    truth: Truth | None,
+    readings: Sequence[ReadBack],
+) -> list[TracedLatent]:
+    """What is known of each latent by itself."""
+    spelled = next((reading.pieces for reading in readings if reading.reader == "glyphs"), None)
+    last = _last(rot, question, thought_KD)
+    shown = truth.shown if truth and truth.shown else []
+    cosines: list[float] = []
+    if truth is not None:
+        count = min(len(truth.latents_KD), len(thought_KD))
+        both = (thought_KD[:count] - index.mean, truth.latents_KD[:count] - index.mean)
+        cosines = [round(cosine, 4) for cosine in F.cosine_similarity(*both, dim=1).tolist()]
+    return [
+        TracedLatent(
+            nearest=[_looked(index, neighbour) for neighbour in nearest[place]],
+            glyphs=spelled[place] if spelled else None,
+            last=None if last is None else last[place],
+            should_show=shown[place] if place < len(shown) else None,
+            to_truth=cosines[place] if place < len(cosines) else None,
+        )
+        for place in range(len(thought_KD))
+    ]
+
+
+@torch.inference_mode()
+def _last(rot: RoT, question: str, thought_KD: Tensor) -> list[float] | None:
+    """Probabilities of each latent being the last, from the hidden states that it was predicted from."""
+    if not rot.config.run["recipe"].get("halt_weight"):
+        return None
+    ids_BP = torch.tensor([rot.backbone.prompt_ids(question)], device=rot.backbone.device)
+    prompt = rollout.read_prompt(rot.backbone, ids_BP, torch.ones_like(ids_BP, dtype=torch.bool))
+    given_BKD = thought_KD[None].to(rot.backbone.device)
+    hidden_BKD = rollout.sweep(rot.backbone, rot.head, prompt, given_BKD).hidden_BKD
+    return [round(chance, 4) for chance in rot.head.is_last(hidden_BKD)[0].sigmoid().tolist()]
+
+
+def _looked(index: LatentIndex, neighbour: Neighbour) -> Looked:
+    return Looked(
+        id=neighbour.id,
+        position=neighbour.position,
+        characters=neighbour.characters,
+        cosine=round(neighbour.cosine, 4),
+        picture=data_uri(index.picture(neighbour)),
     )
 
 
@@ -140,6 +263,14 @@ def data_uri(pixels: NDArray[np.uint8]) -> str:
     return f"data:image/png;base64,{base64.b64encode(encode_png(pixels)).decode()}"
 
 
-def latent_texts(text: str, strip: Strip) -> list[str]:
-    """The characters of each latent of a strip."""
-    return [text[start:stop] for start, stop in zip(strip.spans[:-1], strip.spans[1:], strict=True)]
+def as_text(traced: Trace) -> str:
+    """Question, answer and what was read, for people at a terminal."""
+    right = {True: ", right", False: f", wrong: it is {traced.reference_answer}", None: ""}[traced.correct]
+    lines = [("question", traced.question), ("answer", f"{traced.answer or '(none)'}{right}")]
+    if traced.reference is not None:
+        lines.append(("reference", traced.reference))
+    for reading in traced.readings:
+        rate = "" if reading.error_rate is None else f"  ({reading.error_rate:.1%} wrong)"
+        lines.append((READERS[reading.reader], f"{reading.text}{rate}"))
+    width = max(len(name) for name, _ in lines)
+    return "\n".join(f"{name:<{width}}  {text}" for name, text in lines)

@@ -26,7 +26,7 @@ from rotdata.shards import EmbeddingShards, Manifest, Plan
 from rotdata.strips import renderer_as
 from rotdata.targets import Longer, TargetSettings, shorten
 from rottrain.checkpoints import CheckpointConfig
-from rottrain.generate import RoT
+from rottrain.generate import Budget, RoT
 from rottrain.supply import blank_latent
 
 _STRIPS_A_CALL = 32
@@ -107,14 +107,14 @@ class TrueLatents:
         return found
 
     def _fitted(self, cot: str, latents_KD: NDArray[np.float32], spans: list[int] | None, budget: int) -> Truth:
-        """Cut, resampled or followed by blank latents, if the training did so."""
+        """Cut to the budget, or resampled or followed by blank latents if the training did so."""
         recipe = self._rot.config.run["recipe"]
         borders = None if spans is None else np.array(spans, dtype=np.int32)
-        if recipe.get("budget") is not None:
-            longer: Longer = "resample" if recipe["fit"] == "resample" else "truncate"
-            latents_KD, borders = shorten(latents_KD, borders, TargetSettings(max_latents=budget, longer=longer))
+        fit = recipe["fit"] if recipe.get("budget") is not None else "truncate"
+        longer: Longer = "resample" if fit == "resample" else "truncate"
+        latents_KD, borders = shorten(latents_KD, borders, TargetSettings(max_latents=budget, longer=longer))
         shown = None if borders is None else [cot[start:stop] for start, stop in pairwise(borders.tolist())]
-        if recipe.get("budget") is not None and recipe["fit"] == "pad" and len(latents_KD) < budget:
+        if fit == "pad" and len(latents_KD) < budget:
             blank = np.broadcast_to(self._blank, (budget - len(latents_KD), latents_KD.shape[1]))
             latents_KD = np.concatenate([latents_KD, blank])
             shown = None if shown is None else shown + [""] * len(blank)
@@ -123,6 +123,14 @@ class TrueLatents:
     @cached_property
     def _blank(self) -> NDArray[np.float32]:
         return blank_latent(self._rot.backbone.folder)
+
+
+def some_latents(rot: RoT, asked: Budget) -> int:
+    """The budget that was asked for, if there are latents to look at then. Raises UsageError, CheckpointError."""
+    budget = rot.budget(asked)
+    if budget < 1:
+        raise UsageError("with a budget of 0 there are no latents to look at: give one of 1 or more")
+    return budget
 
 
 def open_shards(where: str) -> EmbeddingShards:

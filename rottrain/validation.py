@@ -17,13 +17,12 @@ from rottrain.batches import Batch, Collator, Example
 from rottrain.glyphs import characters_right
 from rottrain.learner import Learner
 from rottrain.losses import IGNORED
+from rottrain.portrait import settled
 from rottrain.sft import TextCollator, TextExample, TextLearner
 
 _BATCH = 64
 _MOST_OF_A_REPLY = 2
 """Times as long as the longest taught reply: where a reply that does not end is cut."""
-_SATURATED = 0.99
-"""Cosine of neighbouring latents from which on they count as one and the same."""
 
 
 @torch.no_grad()
@@ -105,8 +104,7 @@ def collapse(rows: Sequence[Tensor]) -> dict[str, float]:
         count = len(unit_KD)
         if count > 1:
             cosines.append(((unit_KD.sum(dim=0).square().sum() - count) / (count * (count - 1))).item())
-        moving = (unit_KD[1:] * unit_KD[:-1]).sum(dim=-1) < _SATURATED
-        shares.append((int(moving.nonzero()[-1]) + 2) / count if moving.any() else 1 / count)
+        shares.append(settled(row_KD) / count)
     latents_ND = torch.cat(list(rows)).float()
     energy = torch.linalg.svdvals(latents_ND - latents_ND.mean(dim=0)).square()
     share = energy / energy.sum().clamp(min=1e-30)

@@ -14,7 +14,6 @@ import rotdata.cli
 import rottrain.cli
 from rottrain import demo
 from rottrain.demo import DemoFailed, run_demo
-from rottrain.report import TRACED_QUESTIONS, write_report
 from tests.helpers import Result
 
 RESULT = {
@@ -117,15 +116,3 @@ def test_the_command_prints_one_table_on_stdout(
     assert result.code == 0
     assert result.out.count("\n") == 2 + len(EVAL)
     assert "| rot | toy | 200 | 50.0% | 32.0 |" in result.out
-
-
-def test_the_page_shows_a_strip_and_the_thoughts_of_real_answers(
-    embedded: Path, stage2_checkpoint: Path, tmp_path: Path
-) -> None:
-    path = write_report(tmp_path, RECORD, embedded=embedded, checkpoint=stage2_checkpoint, budget=2)
-    page = path.read_text()
-    assert path == tmp_path / "report.html"
-    assert page.count("data:image/png;base64,") == 1 + 2 * TRACED_QUESTIONS
-    assert page.count("How many") == TRACED_QUESTIONS
-    assert "http" not in page
-    assert page.count('title="latent 2:') == TRACED_QUESTIONS

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import hypothesis.strategies as st
 import pytest
 import torch
+from hypothesis import given
 from torch import Tensor
 from torch.testing import assert_close
 
@@ -13,7 +15,7 @@ from rottrain.backbone import Backbone
 from rottrain.config import LoraSettings
 from rottrain.generate import RoT
 from rottrain.glyphs import Alphabet, GlyphProbe
-from rottrain.reading import Piece, Reading, _pieces, edits, error_rate, spell, transcribe
+from rottrain.reading import Piece, Reading, _pieces, edits, error_rate, held_against, spell, transcribe
 from tests.rottrain.samples import full_pass, token_inputs, wake_adapter
 
 LATENTS = [torch.randn(count, 192, generator=torch.Generator().manual_seed(count)) for count in (3, 1, 5)]
@@ -100,3 +102,43 @@ def test_an_error_rate_can_exceed_one_and_an_empty_reference_counts_as_one_chara
 def test_a_trained_checkpoint_is_read_by_the_model_it_was(stage2_checkpoint: Path, backbone: Backbone) -> None:
     rot = RoT.from_pretrained(stage2_checkpoint, precision="float32")
     assert transcribe(rot.base, LATENTS) == transcribe(backbone, LATENTS)
+
+
+# Held against a reference.
+
+
+def marks(pieces: list[str], reference: str) -> list[tuple[str, bool, str]]:
+    reading = Reading([Piece(text, 0.5) for text in pieces])
+    return [(stretch.text, stretch.wrong, stretch.missing) for stretch in held_against(reading, reference)]
+
+
+@pytest.mark.parametrize(
+    ("pieces", "reference", "expected"),
+    [
+        (["1+1", "=2"], "1+1=2", [("1+1", False, ""), ("=2", False, "")]),
+        (["1+1=3"], "1+1=2", [("1+1=", False, ""), ("3", True, "")]),
+        (["1=2"], "1+1=2", [("1", False, ""), ("=2", False, "+1")]),
+        (["1+"], "1+1", [("1+", False, ""), ("", False, "1")]),
+        (["1+", "9", "1"], "1+1", [("1+", False, ""), ("9", True, ""), ("1", False, "")]),
+        (["a\tb"], "a\nb", [("a b", False, "")]),
+        ([" 1 "], "1", [(" 1 ", False, "")]),
+        ([], "1", [("", False, "1")]),
+        (["", "1", ""], "1", [("1", False, "")]),
+    ],
+)
+def test_what_is_wrong_and_what_is_missing_stands_where_it_is(
+    pieces: list[str], reference: str, expected: list[tuple[str, bool, str]]
+) -> None:
+    found = marks(pieces, reference)
+    assert "".join(text for text, _, _ in found) == "".join(text for text, _, _ in expected)
+    assert [mark for mark in found if mark[1] or mark[2]] == [mark for mark in expected if mark[1] or mark[2]]
+
+
+@given(st.lists(st.text("ab \n", max_size=3), max_size=5), st.text("ab \n", max_size=8))
+def test_stretches_are_the_reading_and_never_cross_pieces(pieces: list[str], reference: str) -> None:
+    reading = Reading([Piece(text, place / 10) for place, text in enumerate(pieces)])
+    found = held_against(reading, reference)
+    assert "".join(stretch.text for stretch in found) == reading.text.replace("\n", " ")
+    for place, text in enumerate(pieces):
+        of_piece = [stretch for stretch in found if stretch.confidence == place / 10 and stretch.text]
+        assert "".join(stretch.text for stretch in of_piece) == text.replace("\n", " ")

@@ -1,41 +1,53 @@
-"""What a latent shows: the nearest of the rendered ones, its characters and its columns of the strip."""
+"""The trace of one question: what it is made of, with and without a reference, and the commands that give it."""
 
 from __future__ import annotations
 
 import base64
-import dataclasses
+import json
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from torch.testing import assert_close
 
-from rotdata import pipeline
 from rotdata.corpora import Row
 from rotdata.errors import UsageError
 from rotdata.png import decode_png
-from rotdata.shards import EmbeddedRows, EmbeddingShards
+from rotdata.shards import EmbeddingShards
 from rotdata.strips import StripStyle, render
-from rottrain.evaluate import Judged
-from rottrain.generate import Generation
-from rottrain.trace import LatentIndex, Nearest, Trace, data_uri, latent_texts, trace
-from tests.helpers import StandInEncoder, storing
+from rottrain.generate import RoT
+from rottrain.glyphs import Alphabet, GlyphProbe
+from rottrain.nearest import LatentIndex
+from rottrain.readers import read_back, scaled
+from rottrain.trace import Trace, as_text, data_uri, find_row, trace
+from rottrain.truth import TrueLatents
+from tests.helpers import Result
 
-STYLE = StripStyle()
-
-
-@pytest.fixture
-def rows(embedded: Path) -> EmbeddedRows:
-    return EmbeddingShards(embedded).read_group(0)
+BUDGET = 3
 
 
-@pytest.fixture
-def index(embedded: Path) -> LatentIndex:
-    return LatentIndex.load(embedded)
+@pytest.fixture(scope="module")
+def shards(embedded: Path) -> EmbeddingShards:
+    return EmbeddingShards(embedded)
 
 
-def latents_of(rows: EmbeddedRows, row: int) -> torch.Tensor:
-    return torch.from_numpy(rows.embedding_LD[rows.offsets[row] : rows.offsets[row + 1]].astype(np.float32))
+@pytest.fixture(scope="module")
+def rot(stage1_checkpoint: Path) -> RoT:
+    """A random model with a random glyph probe that has learnt to stop, if one asks its config."""
+    loaded = RoT.from_pretrained(stage1_checkpoint, precision="float32")
+    torch.manual_seed(0)
+    loaded.glyphs = GlyphProbe(192, Alphabet("+=0123456789", slots=3)).eval().requires_grad_(requires_grad=False)
+    run = loaded.config.run | {"recipe": loaded.config.run["recipe"] | {"halt_weight": 0.1}}
+    loaded.config = replace(loaded.config, run=run)
+    return loaded
+
+
+@pytest.fixture(scope="module")
+def traced(rot: RoT, shards: EmbeddingShards) -> Trace:
+    return trace(rot, find_row(shards, "row 9"), LatentIndex(shards), TrueLatents(rot, shards), budget=BUDGET)
 
 
 def decoded(uri: str) -> np.ndarray:
@@ -44,71 +56,131 @@ def decoded(uri: str) -> np.ndarray:
     return decode_png(base64.b64decode(content))
 
 
-def judged(rows: EmbeddedRows, latents: torch.Tensor | None) -> Judged:
-    row = Row(rows.ids[3], rows.questions[3], rows.cots[3], rows.answers[3])
-    made = Generation(question=row.question, reply="#### 3", reasoning_tokens=2, seconds=0.1, latents_KD=latents)
-    return Judged(row=row, generation=made, answer="3", correct=True)
+def test_the_answer_is_what_the_model_says_and_so_it_is_at_every_budget(traced: Trace, rot: RoT) -> None:
+    [made] = rot.generate([traced.question], budget=BUDGET)
+    assert traced.reply == made.reply
+    assert [each.budget for each in traced.budgets] == [0, 1, 2, 3]
+    assert traced.budgets[-1].reply == traced.reply
+    for each in traced.budgets[1:]:
+        assert each.reply == rot.generate([traced.question], budget=each.budget)[0].reply
+        assert each.correct is not None
 
 
-def test_the_nearest_of_an_indexed_latent_is_itself_with_its_characters(index: LatentIndex, rows: EmbeddedRows) -> None:
-    for row, cot in enumerate(rows.cots):
-        found = index.nearest(latents_of(rows, row))
-        assert [(near.row, near.position) for near in found] == [(row, k) for k in range(len(found))]
-        assert "".join(near.characters for near in found) == cot
-        assert [near.characters for near in found] == latent_texts(cot, render(cot, STYLE))
-        assert all(near.similarity == pytest.approx(1, abs=1e-4) for near in found)
+def test_every_reader_s_reading_has_its_error_rate(traced: Trace, rot: RoT, shards: EmbeddingShards) -> None:
+    [made] = rot.generate([traced.question], budget=BUDGET)
+    nearest = LatentIndex(shards).nearest([made.latents_KD], count=5, without=["9+10=19"])
+    read = read_back(rot, [made.latents_KD], nearest)
+    assert [reading.reader for reading in traced.readings] == ["base", "glyphs", "nearest"] == list(read)
+    for reading in traced.readings:
+        assert reading.text == read[reading.reader][0].text
+        assert reading.error_rate is not None
+    assert len(traced.readings[1].pieces) == len(traced.readings[2].pieces) == BUDGET
 
 
-def test_likeness_is_measured_from_the_mean_and_whatever_the_length(index: LatentIndex, rows: EmbeddedRows) -> None:
-    mean = torch.from_numpy(rows.embedding_LD.astype(np.float32)).mean(dim=0)
-    latent = latents_of(rows, 3)[1:2]
-    [straight] = index.nearest(latent)
-    [stretched] = index.nearest(mean + 5 * (latent - mean))
-    assert (stretched.row, stretched.position) == (straight.row, straight.position) == (3, 1)
-    [opposite] = index.nearest(2 * mean - latent)
-    assert (opposite.row, opposite.position) != (3, 1)
+def test_the_reference_goes_as_far_as_the_budget(traced: Trace) -> None:
+    strip = render("9+10=19", StripStyle())
+    assert traced.reference == "9+10=19"[: strip.spans[BUDGET]]
+    assert "".join(latent.should_show or "" for latent in traced.latents) == traced.reference
+    assert traced.strip is not None
+    assert np.array_equal(decoded(traced.strip), strip.pixels[:, : 32 * BUDGET])
+    assert traced.strip_latents == BUDGET
 
 
-def test_a_picture_holds_the_columns_of_the_strips_themselves(index: LatentIndex, rows: EmbeddedRows) -> None:
-    whole = index.picture(index.nearest(latents_of(rows, 3)))
-    assert np.array_equal(whole, render(rows.cots[3], STYLE).pixels)
-    pair = [Nearest(row=r, position=k, characters="", similarity=1) for r, k in ((3, 1), (2, 0))]
-    columns = [render(rows.cots[r], STYLE).pixels[:, 32 * k : 32 * (k + 1)] for r, k in ((3, 1), (2, 0))]
-    assert np.array_equal(index.picture(pair), np.concatenate(columns, axis=1))
+def test_each_latent_has_its_neighbours_and_what_the_model_says_of_it(traced: Trace) -> None:
+    assert len(traced.latents) == BUDGET
+    for latent in traced.latents:
+        assert len(latent.nearest) == 5
+        assert all(near.id != "row 9" for near in latent.nearest)
+        assert [near.cosine for near in latent.nearest] == sorted((n.cosine for n in latent.nearest), reverse=True)
+        assert decoded(latent.nearest[0].picture).shape == (32, 32)
+        assert latent.glyphs is not None
+        assert latent.to_truth is not None
+    assert traced.indexed > 0
+    assert 1 <= traced.settled <= BUDGET
 
 
-def test_an_index_is_the_first_row_group_up_to_a_limit(embedded: Path, rows: EmbeddedRows) -> None:
-    assert len(LatentIndex.load(embedded)) == rows.offsets[-1]
-    some = LatentIndex.load(embedded, limit=2)
-    assert len(some) == rows.offsets[2]
-    assert {near.row for near in some.nearest(latents_of(rows, 3))} <= {0, 1}
+def test_stopping_is_asked_of_the_states_that_the_latents_came_from(
+    traced: Trace, rot: RoT, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[float] = []
+    is_last = rot.head.is_last
+
+    def noting(hidden_BD: torch.Tensor) -> torch.Tensor:
+        logits = is_last(hidden_BD)
+        said.append(float(logits[0].sigmoid()))
+        return logits - 99  # never stop
+
+    monkeypatch.setattr(rot.head, "is_last", noting)
+    rot.generate([traced.question], budget=BUDGET + 1, stop=0.5)
+    assert_close([latent.last for latent in traced.latents], said[:BUDGET], atol=1e-3, rtol=0)
 
 
-def test_latents_without_spans_have_no_characters(rows: EmbeddedRows) -> None:
-    bare = LatentIndex(dataclasses.replace(rows, spans=[None] * len(rows)), STYLE)
-    assert [near.characters for near in bare.nearest(latents_of(rows, 3))] == [""] * len(latents_of(rows, 3))
+def test_scaled_latents_are_the_head_s(rot: RoT) -> None:
+    latents = torch.randn(2, 192)
+    assert_close(scaled(rot, latents), rot.head.scaled(latents))
 
 
-def test_a_trace_shows_what_was_thought_beside_the_reference(index: LatentIndex, rows: EmbeddedRows) -> None:
-    found = trace(judged(rows, latents_of(rows, 2)), index)
-    assert isinstance(found, Trace)
-    assert found.thought == rows.cots[2]
-    assert np.array_equal(decoded(found.thought_png), render(rows.cots[2], STYLE).pixels)
-    assert np.array_equal(decoded(found.reference_png), render(rows.cots[3], STYLE).pixels)
+def test_a_question_of_no_corpus_has_no_reference(rot: RoT, shards: EmbeddingShards) -> None:
+    rot_bare = RoT(rot.backbone, rot.head, replace(rot.config, run={"recipe": {}}))
+    found = trace(rot_bare, Row("", "7?", "", ""), LatentIndex(shards), TrueLatents(rot_bare, shards), budget=2)
+    assert (found.id, found.correct, found.reference, found.reference_answer, found.strip) == (None,) * 5
+    assert [reading.reader for reading in found.readings] == ["base", "nearest"]
+    assert {reading.error_rate for reading in found.readings} == {None}
+    for latent in found.latents:
+        assert (latent.glyphs, latent.last, latent.should_show, latent.to_truth) == (None,) * 4
+    assert found.true_sizes is None
+    assert found.path.true == []
+    assert as_text(found).splitlines()[0].endswith("7?")
 
 
-def test_only_latents_can_be_traced(index: LatentIndex, rows: EmbeddedRows) -> None:
-    for entry in (judged(rows, None), dataclasses.replace(judged(rows, None), generation=None)):
-        with pytest.raises(ValueError, match="only a row answered with latents can be traced"):
-            trace(entry, index)
+def test_a_row_is_found_by_its_id(shards: EmbeddingShards) -> None:
+    assert find_row(shards, "row 5") == Row("row 5", "5+6?", "5+6=11", "5")
+    with pytest.raises(UsageError, match="no row 'row 99'"):
+        find_row(shards, "row 99")
 
 
 def test_a_data_uri_holds_the_pixels() -> None:
-    pixels = render("3+4=7", STYLE).pixels
+    pixels = render("3+4=7", StripStyle()).pixels
     assert np.array_equal(decoded(data_uri(pixels)), pixels)
 
 
-def test_latents_without_columns_are_not_indexed(toy_strips: Path, tmp_path: Path) -> None:
-    pipeline.embed(toy_strips, StandInEncoder(), tmp_path / "pooled", settings=storing(pool=2))
-    with pytest.raises(UsageError, match="no picture stands for one"):
-        LatentIndex.load(tmp_path / "pooled")
+# The command.
+
+
+def test_the_command_writes_a_page_and_prints_json_or_a_few_lines(
+    run_rottrain: Callable[..., Result], stage1_checkpoint: Path, embedded: Path, tmp_path: Path
+) -> None:
+    asked = ("trace", stage1_checkpoint, "--shards", embedded, "--budget", 2)
+    page = tmp_path / "page.html"
+    printed = run_rottrain(*asked, "--row", "row 4", "--out", page, "--json")
+    assert printed.code == 0
+    found = json.loads(printed.out)
+    assert (found["id"], found["question"], len(found["latents"])) == ("row 4", "4+5?", 2)
+    assert "4+5?" in page.read_text()
+    told = run_rottrain(*asked, "--question", "1+1?")
+    assert told.code == 0
+    assert told.out.splitlines()[0] == "question              1+1?"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ((), "trace one thing"),
+        (("--question", "a", "--row", "b"), "trace one thing"),
+        (("--corpus", "--out", "page.html"), "--out is the page of one question"),
+    ],
+)
+def test_the_command_traces_one_thing(
+    run_rottrain: Callable[..., Result], embedded: Path, options: tuple[str, ...], message: str
+) -> None:
+    refused = run_rottrain("trace", "no checkpoint", "--shards", embedded, *options)
+    assert refused.code == 2
+    assert message in refused.err
+
+
+def test_shards_of_other_latents_are_refused(
+    run_rottrain: Callable[..., Result], stage1_checkpoint: Path, toy_embeddings: Path
+) -> None:
+    refused = run_rottrain("trace", stage1_checkpoint, "--shards", toy_embeddings, "--question", "1+1?")
+    assert refused.code == 1
+    assert "give shards of the same style, encoder and pooling" in refused.err
