@@ -22,10 +22,11 @@ def rot(stage2_checkpoint: Path) -> RoT:
 def test_every_token_has_its_weights_and_they_add_up_to_one(rot: RoT) -> None:
     found = answer_attention(rot, QUESTION, torch.randn(3, 192), REPLY)
     latents = torch.tensor(found.latents)
-    assert found.tokens == [*REPLY, ""]
-    assert latents.shape == (4, len(REPLY) + 1, 3)
+    count = len(rot.backbone.text_ids(REPLY)) + 1
+    assert (len(found.tokens), "".join(found.tokens), found.tokens[-1]) == (count, REPLY, "")
+    assert latents.shape == (4, count, 3)
     total = latents.sum(dim=-1) + torch.tensor(found.question) + torch.tensor(found.rest)
-    assert_close(total, torch.ones(4, len(REPLY) + 1), atol=1e-3, rtol=0)
+    assert_close(total, torch.ones(4, count), atol=1e-3, rtol=0)
 
 
 def test_weights_are_those_of_the_model_s_own_attention(rot: RoT) -> None:
