@@ -331,45 +331,104 @@ def generate(
 @app.command("eval")
 def evaluate(
     checkpoint: Checkpoint,
-    source: Annotated[str, typer.Argument(help="File, folder, Hub dataset id (owner/name), or toy.")],
-    corpus: Annotated[str, typer.Option(help="Name of the corpus; auto recognises it.")] = "auto",
-    split: Annotated[str, typer.Option(help="Split of the dataset.")] = "test",
+    sources: Annotated[
+        list[str] | None, typer.Argument(help="Files, folders, Hub dataset ids (owner/name), or toy; or see --suite.")
+    ] = None,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(help="grade-school: GSM8k-Aug, GSM-Hard, SVAMP, MultiArith; math: MATH-500. May be given twice."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with the suites' files (gsm8k_test.jsonl, ...); by default the Hub.")
+    ] = None,
+    corpus: Annotated[str, typer.Option(help="Name of the sources' corpus; auto recognises it.")] = "auto",
+    split: Annotated[str, typer.Option(help="Split of the sources.")] = "test",
     config: Annotated[str | None, typer.Option(help="Configuration of a Hub dataset.")] = None,
     limit: Limit = None,
-    budget: Budget = None,
+    modes: Annotated[str, typer.Option(help="Comma-separated: rot (latents), cot (words), no-cot (at once).")] = "rot",
+    cot_checkpoint: Annotated[
+        Path | None, typer.Option(help="Answers in mode cot: of `rottrain sft --mode cot`; else the base model does.")
+    ] = None,
+    no_cot_checkpoint: Annotated[
+        Path | None, typer.Option(help="The same for mode no-cot, of `rottrain sft --mode no-cot`.")
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Latents a question, one number or several (0,8,32), 0 for none, or auto for what 95% of the training "
+            "rows have at most; by default what it was trained on, or 32."
+        ),
+    ] = None,
     stop: Stop = None,
-    modes: Annotated[str, typer.Option(help="Comma-separated: rot, and the base model's cot and no-cot.")] = "rot",
+    seeds: Annotated[int, typer.Option(help="Runs, each with an own seed, sampled if there are several.")] = 1,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 takes the likeliest tokens; by default 0 for one run, 1 for several.")
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Share of the probability sampled from; by default 1 for one run, else 0.9.")
+    ] = None,
     batch_size: Annotated[int, typer.Option(help="Questions answered together.")] = 32,
+    max_answer_tokens: MaxAnswerTokens = None,
+    max_cot_tokens: Annotated[int | None, typer.Option(help="Most tokens in mode cot, 1024 by default.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="tokenizer.json, folder or Hub id: reasoning in words is counted in it, too.")
+    ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            "--log",
+            "--row-log",
+            help="Write a line for every answer into this .parquet file (torchrun wants --row-log).",
+        ),
+    ] = None,
+    paper: Annotated[bool, typer.Option("--paper", help="Put the paper's own figures beside.")] = False,  # noqa: FBT002
     model: BaseModel = None,
     json_: Json = False,  # noqa: FBT002
 ) -> None:
-    """Accuracy, reasoning tokens and time a question on a corpus."""
-    from rotdata import corpora
-    from rotdata.errors import UsageError
-    from rottrain.evaluate import MODES, as_table
-    from rottrain.evaluate import evaluate as run
-    from rottrain.generate import RoT
+    """Accuracy, reasoning tokens and time a question; also under torchrun, which shares out the questions."""
+    from rotdata.tokens import token_counter
+    from rottrain import rowlog
+    from rottrain.candidates import Lineup
+    from rottrain.evaluate import Exam, examine, samplings
+    from rottrain.generate import MAX_ANSWER_TOKENS, MAX_COT_TOKENS
+    from rottrain.paper import beside
+    from rottrain.ranks import joined
 
-    chosen = [mode for mode in MODES if mode in modes.split(",")]
-    if set(chosen) != set(modes.split(",")):
-        raise UsageError(f"--modes takes {', '.join(MODES)}, got {modes!r}")
-    rows = []
-    asked = corpora.Source(location=source, corpus=corpus, split=split, config=config, limit=limit, need_cot=False)
-    asked = corpora.resolve(asked)
-    for row in corpora.read(asked):
-        if isinstance(row, corpora.Row):
-            rows.append(row)
-        else:
-            say(f"left out, since it can't be graded: {row.id}: {row.reason}")
-    rot = RoT.from_pretrained(checkpoint, model=model)
-    results = [
-        run(rot, rows, mode, corpus=asked.corpus, budget=_budget(budget), stop=stop, batch_size=batch_size)[0]
-        for mode in chosen
+    lineup = Lineup(
+        checkpoint=checkpoint,
+        modes=modes.split(","),
+        budgets=[_budget(each) for each in budget.split(",")] if budget else [None],
+        stop=stop,
+        spoken={mode: folder for mode, folder in (("cot", cot_checkpoint), ("no-cot", no_cot_checkpoint)) if folder},
+        model=model,
+        max_answer_tokens=max_answer_tokens or MAX_ANSWER_TOKENS,
+        max_cot_tokens=max_cot_tokens or MAX_COT_TOKENS,
+    )
+    runs = samplings(seeds, temperature=temperature, top_p=top_p)
+    counter = token_counter(tokenizer) if tokenizer else None
+    if log is not None:
+        rowlog.check_path(log)
+    asked = _sources(sources or [], suite or [], data, corpus=corpus, split=split, config=config, limit=limit)
+    exams = [
+        Exam(corpus=each.corpus, rows=_rows(each), samplings=runs, batch_size=batch_size, counter=counter)
+        for each in asked
     ]
+    results: list[Any] = []
+    entries: list[dict[str, Any]] = []
+    with joined() as ranks:
+        for candidate in lineup.candidates():
+            for exam in exams:
+                result, judged = examine(candidate, exam, ranks)
+                results.append(beside(result) if paper else result)
+                entries += rowlog.lines(result, judged) if log and ranks.is_main else ()
+    if not ranks.is_main:
+        return
+    if log is not None:
+        rowlog.write(log, entries)
     if json_:
         print_json([dataclasses.asdict(result) for result in results])
     else:
-        typer.echo(as_table(results))
+        typer.echo(_as_text(results, as_paper=bool(suite) or paper))
 
 
 @app.command()
@@ -596,17 +655,57 @@ def _tell(plan: Any, *, as_json: bool) -> None:
     )
 
 
+def _sources(
+    locations: list[str],
+    suites: list[str],
+    data: Path | None,
+    *,
+    corpus: str,
+    split: str,
+    config: str | None,
+    limit: int | None,
+) -> list[Any]:
+    """What is to be answered: the sources that are named, and the tests of suites."""
+    from rotdata import corpora
+    from rotdata.errors import UsageError
+    from rottrain.loop import is_main
+    from rottrain.suites import find_tests
+
+    named = [
+        corpora.Source(location=location, corpus=corpus, split=split, config=config, limit=limit, need_cot=False)
+        for location in locations
+    ]
+    found, missing = find_tests(suites, data)
+    for title in missing if is_main() else ():
+        say(f"left out, since there is no file of it in {data}: {title}")
+    if not named and not found:
+        raise UsageError("there is nothing to evaluate on: name sources, or a --suite")
+    return [corpora.resolve(each) for each in (*named, *(dataclasses.replace(each, limit=limit) for each in found))]
+
+
 def _rows(asked: Any) -> list[Any]:
     """Rows of a corpus that can be graded; of the others it is said that they are left out."""
     from rotdata import corpora
+    from rottrain.loop import is_main
 
     rows = []
     for row in corpora.read(asked):
         if isinstance(row, corpora.Row):
             rows.append(row)
-        else:
+        elif is_main():
             say(f"left out, since it can't be graded: {row.id}: {row.reason}")
     return rows
+
+
+def _as_text(results: Any, *, as_paper: bool) -> str:
+    """Results for people: a table with everything, one as the paper has it where asked for, and what to know."""
+    from rottrain.evaluate import as_table, notes
+    from rottrain.paper import paper_table
+
+    tables = [as_table(results)]
+    if as_paper and (table := paper_table(results)):
+        tables.append(table)
+    return "\n\n".join([*tables, notes(results)])
 
 
 def _budget(text: str | None) -> Any:

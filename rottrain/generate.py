@@ -19,7 +19,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from rotdata.errors import CheckpointError, UsageError
 from rotdata.models import find_model
-from rottrain import checkpoints
+from rottrain import checkpoints, scoring
 from rottrain.backbone import Backbone
 from rottrain.batches import pad_ids
 from rottrain.config import Precision
@@ -150,8 +150,7 @@ class RoT:
     ) -> Iterator[Generation]:
         """What `generate` gives, batch by batch as it is done; errors of the arguments come at once."""
         latents = self.budget(budget)
-        if stop is not None:
-            self._check_stop(stop)
+        self.check_stop(stop)
         batches = _batches(questions, batch_size)
 
         def made() -> Iterator[Generation]:
@@ -206,7 +205,10 @@ class RoT:
             done += self._answer_batch(batch, list(islice(rest, len(batch))), hidden, choose, max_answer_tokens)
         return done
 
-    def _check_stop(self, stop: float) -> None:
+    def check_stop(self, stop: float | None) -> None:
+        """Raise UsageError or CheckpointError if thinking can't be ended by this."""
+        if stop is None:
+            return
         if not 0 < stop < 1:
             raise UsageError(f"a stop is a probability between 0 and 1, got {stop}")
         if not self.config.run["recipe"].get("halt_weight"):
@@ -360,9 +362,7 @@ def _generations(
     made = []
     for question, row in zip(questions, said, strict=True):
         text = backbone.decode(prefill + row.ids)
-        thought, answered, _ = text.rpartition(backbone.prompt.answer_mark.strip())
-        if not answered:  # it was still reasoning when it ended
-            thought = text
+        thought = scoring.reasoning(text)
         made.append(
             Generation(
                 question=question,

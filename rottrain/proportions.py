@@ -1,12 +1,15 @@
-"""Shares of rows and their differences, each with a 95% interval that holds at 0 and 1 and for few rows too. Pure."""
+"""Shares of rows, and means of several runs', with 95% intervals that hold at 0 and 1 and for few rows too. Pure."""
 
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 _Z = 1.959964  # of a two-sided 95%
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
+"""97.5% quantiles of Student's t with 1 to 9 degrees of freedom."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +59,22 @@ def paired_difference(first: Sequence[bool], second: Sequence[bool]) -> Estimate
     low = value - reach(after.value - after.low, before.high - before.value)
     high = value + reach(after.high - after.value, before.value - before.low)
     return Estimate(value, max(-1.0, low), min(1.0, high))
+
+
+def mean_share(shares: Sequence[float]) -> Estimate:
+    """The mean of the shares that several runs gave, with Student's t interval, cut at 0 and 1."""
+    value, half = statistics.fmean(shares), half_width(shares)
+    return Estimate(value, max(0.0, value - half), min(1.0, value + half))
+
+
+def half_width(values: Sequence[float]) -> float:
+    """Half of the 95% interval of the mean of two or more values, by Student's t."""
+    freedom = len(values) - 1
+    if freedom <= len(_T):
+        quantile = _T[freedom - 1]
+    else:  # the first terms of its expansion (Abramowitz and Stegun 26.7.5)
+        quantile = _Z + (_Z**3 + _Z) / (4 * freedom) + (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / (96 * freedom**2)
+    return quantile * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def _correlation(first: Sequence[bool], second: Sequence[bool]) -> float:

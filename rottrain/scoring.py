@@ -57,6 +57,17 @@ _BASE = re.compile(r"\d_ ?\{?(\d+)\}?$")
 _LIST = re.compile(r"(\\\{|[(\[])[^()\[\]{}]*,[^()\[\]{}]*(?:\\\}|[)\]])")
 
 
+def kind_of(corpus: str) -> Kind:
+    """What the answers of a corpus are."""
+    return "math" if corpus.startswith("math") else "number"
+
+
+def reasoning(reply: str) -> str:
+    """What a reply says before its answer mark; all of it, if it never came to that."""
+    thought, answered, _ = reply.rpartition(MARK)
+    return thought if answered else reply
+
+
 def extract(reply: str) -> str:
     r"""The answer that a reply declares: the first line of text after its last "####", else its last \boxed, or ""."""
     _, found, rest = reply.rpartition(MARK)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from rotdata.errors import RotError, UsageError
 from rotdata.shards import write_atomically
-from rottrain.proportions import share
+from rottrain.proportions import half_width, share
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -30,9 +30,6 @@ KEYS = ("table", "arm", "settings", "seed", "source", "split", "record", "error"
 """Columns that every line has; the others are what the commands said."""
 _METADATA = b"rottrain.tables"
 _FORMAT = re.compile(r"\.\d[%efg]")
-_Z = 1.959964  # 97.5% of a standard normal
-_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)
-"""97.5% quantiles of Student's t with 1 to 9 degrees of freedom."""
 
 Row = dict[str, Any]
 
@@ -277,16 +274,6 @@ def _label(value: Any) -> str:
     if value is None:
         return "-"
     return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def half_width(values: Sequence[float]) -> float:
-    """Half of the 95% interval of the mean of two or more values, by Student's t."""
-    freedom = len(values) - 1
-    if freedom <= len(_T):
-        quantile = _T[freedom - 1]
-    else:  # the first terms of its expansion (Abramowitz and Stegun 26.7.5)
-        quantile = _Z + (_Z**3 + _Z) / (4 * freedom) + (5 * _Z**5 + 16 * _Z**3 + 3 * _Z) / (96 * freedom**2)
-    return quantile * statistics.stdev(values) / math.sqrt(len(values))
 
 
 def draw(rows: Iterable[Row], plot: Plot, file: Path, *, by: Sequence[str] = ()) -> bool:

@@ -15,10 +15,10 @@ from rotdata.encoders import load_encoder
 from rotdata.models import find_model
 from rotdata.strips import StripStyle
 from rottrain.backbone import Backbone
-from rottrain.config import HeadConfig, LoraSettings, Stage1Config, Stage2Config
+from rottrain.config import HeadConfig, LoraSettings, SftConfig, Stage1Config, Stage2Config
 from rottrain.head import ProjectionHead
 from rottrain.loop import StageTrainer
-from rottrain.trainer import run_stage1, run_stage2
+from rottrain.trainer import run_sft, run_stage1, run_stage2
 from tests.helpers import write_jsonl
 from tests.rottrain.samples import random_head
 
@@ -101,3 +101,11 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     monkeypatch.setattr(StageTrainer, "compute_loss", acting)
     return planned.__setitem__
+
+
+@pytest.fixture(scope="session")
+def cot_checkpoint(embedded: Path, tiny_folder: Path) -> Path:
+    """The base model, fine-tuned in words for one step. Read only."""
+    out = embedded.parent / "cot"
+    run_sft(embedded, str(tiny_folder), out, SftConfig(mode="cot", batch_size=2, max_steps=1))
+    return out

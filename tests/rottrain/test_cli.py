@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import typer.main
 
@@ -132,7 +133,50 @@ def test_eval_leaves_out_rows_without_an_answer_and_says_so(
     file = write_jsonl(tmp_path / "rows.jsonl", [record, "{ broken"])
     result = run_rottrain("eval", stage2_checkpoint, file, "--corpus", "generic", "--budget", 1)
     assert "left out, since it can't be graded: generic-test-000001 (line 2)" in result.err
-    assert result.out.splitlines()[2].startswith("| rot | generic | 1 | ")
+    assert result.out.splitlines()[2].startswith("| rot | stage2 | generic | 1 | ")
+
+
+def test_eval_takes_budgets_sources_and_a_suite_s_files(
+    run_rottrain: Run, stage2_checkpoint: Path, short_rows: Path, tmp_path: Path
+) -> None:
+    problem = {"problem": "x^2=4?", "solution": "\\boxed{2}", "answer": "2", "unique_id": "a"}
+    write_jsonl(tmp_path / "math500.jsonl", [problem])
+    result = run_rottrain(
+        "eval", stage2_checkpoint, short_rows, short_rows, "--suite", "math", "--data", tmp_path, "--limit", 2,
+        "--budget", "0,auto", "--modes", "rot,no-cot", "--tokenizer", find_model("tiny").path, "--paper",
+        "--log", tmp_path / "log.parquet", "--max-answer-tokens", 2,
+    )  # fmt: skip
+    assert result.code == 0, result.err
+    everything, as_paper, said = result.out.split("\n\n")
+    cells = [line.split(" | ") for line in everything.splitlines()[2:]]
+    assert [(line[0].strip("| "), line[2], line[3], line[-1].strip("| ")) for line in cells] == [
+        (mode, corpus, n, budget)
+        for mode, budget in (("rot", "0"), ("rot", "4"), ("no-cot", "-"))
+        for corpus, n in (("generic", "2"), ("generic", "2"), ("math", "1"))
+    ]
+    assert as_paper.splitlines()[0] == "| method | MATH | #L |"
+    assert as_paper.splitlines()[-1].startswith("| RoT, Qwen3-VL-4B (arXiv 2601.14750) | 33.2% | 64 |")
+    assert "Wilson over questions" in said
+    assert pq.read_table(tmp_path / "log.parquet").num_rows == 15
+
+
+def test_eval_asks_the_checkpoint_that_was_taught_a_mode(
+    run_rottrain: Run, stage1_checkpoint: Path, cot_checkpoint: Path, short_rows: Path
+) -> None:
+    asked = ("eval", stage1_checkpoint, short_rows, "--limit", 2, "--max-cot-tokens", 3, "--json")
+    result = run_rottrain(*asked, "--modes", "cot", "--cot-checkpoint", cot_checkpoint)
+    assert [(entry["mode"], entry["answered_by"]) for entry in json.loads(result.out)] == [("cot", "sft")]
+    result = run_rottrain(*asked, "--modes", "cot")
+    assert [entry["answered_by"] for entry in json.loads(result.out)] == ["base model"]
+    refused = run_rottrain(*asked, "--modes", "no-cot", "--no-cot-checkpoint", cot_checkpoint)
+    assert_refused(refused, 1, "--no-cot-checkpoint takes one of `rottrain sft --mode no-cot`")
+
+
+def test_eval_samples_several_seeds(run_rottrain: Run, stage2_checkpoint: Path, short_rows: Path) -> None:
+    asked = ("eval", stage2_checkpoint, short_rows, "--limit", 2, "--budget", 1, "--max-answer-tokens", 2, "--json")
+    [found] = json.loads(run_rottrain(*asked, "--seeds", 2).out)
+    assert (found["seeds"], found["temperature"], len(found["accuracies"])) == (2, 1.0, 2)
+    assert found["interval"]["method"] == "Student's t over seeds"
 
 
 @pytest.fixture
@@ -324,8 +368,12 @@ def test_a_folder_that_is_no_checkpoint_exits_1(run_rottrain: Run, tmp_path: Pat
     ("arguments", "code", "message"),
     [
         (("--budget", -1), 2, "the budget is at least 0 latents, got -1"),
+        (("--seeds", 0), 2, "--seeds counts runs and is at least 1"),
+        (("--budget", "8,many"), 2, "a budget is a number of latents, or auto; got 'many'"),
+        (("--log", "log.csv"), 2, "--log names a .parquet file, got log.csv"),
+        (("--suite", "math", "--data", "absent"), 1, "absent is no folder"),
         (("--batch-size", 0), 2, "the batch size is at least 1, got 0"),
-        (("--modes", "rot,cto"), 2, "--modes takes rot, cot, no-cot, got 'rot,cto'"),
+        (("--modes", "rot,cto"), 2, "--modes takes rot, cot, no-cot, got 'cto'"),
         (("--modes", ""), 2, "--modes takes rot, cot, no-cot"),
         (("--corpus", "gsm9k"), 2, "unknown corpus 'gsm9k'"),
         (("--corpus", "math"), 1, "it reads as --corpus generic"),

@@ -1,4 +1,4 @@
-"""Training in two processes on one machine: what one process with twice the batch does."""
+"""Training and evaluation in two processes on one machine: what one process does, with twice the batch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -77,3 +78,19 @@ def test_two_processes_stop_together_and_resume_to_the_same_weights(
     run(TWO, *options, "--out", out)
     run(TWO, *options, "--out", whole)
     assert contents(out) == contents(whole)
+
+
+def test_two_processes_evaluate_as_one_does(stage2_checkpoint: Path, short_rows: Path, tmp_path: Path) -> None:
+    asked = ("-m", "rottrain", "eval", stage2_checkpoint, short_rows, "--limit", 7, "--budget", 2, "--json")
+    found, logs = [], []
+    for name, program in (("one", ONE), ("two", TWO)):
+        log = tmp_path / f"{name}.parquet"
+        process = launch(program, *asked, "--max-answer-tokens", 3, "--row-log", log)
+        out, said = process.communicate(timeout=200)
+        assert process.returncode == 0, said
+        [result] = json.loads(out)
+        found.append({key: value for key, value in result.items() if key not in ("seconds_per_question", "timings")})
+        logs.append(pq.read_table(log, columns=["id", "reply", "correct"]).to_pylist())
+    assert found[0] == found[1]
+    assert logs[0] == logs[1]
+    assert len(logs[0]) == 7
