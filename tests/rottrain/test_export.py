@@ -15,15 +15,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from rotdata import pipeline
+from rotdata.encoders import load_encoder
 from rotdata.errors import OutputOccupied, UsageError
+from rotdata.models import find_model
 from rottrain import checkpoints, export, generate
+from rottrain.backbone import Backbone
+from rottrain.checkpoints import CheckpointConfig
 from rottrain.config import HeadConfig, LoraSettings, SftConfig, Stage1Config, Stage2Config
 from rottrain.export import use_script
 from rottrain.generate import RoT
 from rottrain.trainer import run_sft, run_stage1, run_stage2
+from tests import families
 from tests.helpers import REPOSITORY, contents
 from tests.hub_server import HubServer, environment
-from tests.rottrain.samples import save_variant
+from tests.rottrain.samples import random_head, save_variant, wake_adapter
 
 QUESTION = "Ann has 3 figs, finds 4."
 ANSWER_TOKENS = 12
@@ -60,7 +66,7 @@ def script_in(file: Path) -> str:
 def told(checkpoint: Path) -> str:
     """What the checkpoint itself answers."""
     [made] = RoT.from_pretrained(checkpoint).generate([QUESTION], max_answer_tokens=ANSWER_TOKENS)
-    return made.reply.removeprefix("#### ").rstrip("\n")
+    return made.reply.removeprefix("####").removeprefix(" ").rstrip("\n")
 
 
 def test_the_script_of_the_docs_answers_as_the_adapter_does(
@@ -92,10 +98,6 @@ def test_a_head_alone_is_exported_with_the_rows_of_its_tokens(
 def test_rows_that_were_trained_and_a_table_that_grew_are_kept(
     tmp_path: Path, short_strips: Path, use: Callable[..., str]
 ) -> None:
-    from rotdata import pipeline
-    from rotdata.encoders import load_encoder
-    from rotdata.models import find_model
-
     model = save_variant(tmp_path / "model", tied=False, vocab_size=263)
     pipeline.embed(short_strips, load_encoder(find_model(str(model)), device="cpu"), tmp_path / "shards")
     recipe: dict[str, Any] = {"rollout": "teacher", "batch_size": 4, "max_steps": 1, "lr": 3e-2}
@@ -195,3 +197,31 @@ def test_an_export_is_pushed_once(stage2_checkpoint: Path, tmp_path: Path) -> No
         assert {name: file.content for name, file in pushed.items() if name != ".gitattributes"} == contents(
             tmp_path / "out"
         )
+
+
+@pytest.mark.parametrize("weights", ["adapter", "whole"])
+@pytest.mark.parametrize("family", ["qwen3_vl_moe", "qwen3_5", "qwen2_5_vl", "llava_next"])
+def test_every_family_is_exported(family: str, weights: Any, tmp_path: Path, use: Callable[..., str]) -> None:
+    model = families.save(family, tmp_path / "model")
+    backbone = Backbone.load(find_model(str(model)), dtype=torch.float32, device="cpu")
+    lora = LoraSettings(rank=2, dropout=0.0)
+    backbone.add_adapter(lora, train_tokens=False)
+    wake_adapter(backbone)
+    head = random_head(backbone.width)
+    config = CheckpointConfig(
+        stage="stage2",
+        model=str(model),
+        encoder={"model": family, "tower_sha256": "0" * 64},
+        style={"style": {"font": "DejaVu", "font_size_px": 20}},
+        encoding="0" * 64,
+        prompt=backbone.prompt,
+        head=checkpoints.shape_of(head),
+        run={"recipe": {"lora": vars(lora), "trainable": "lora"}},
+        result={"steps": 0, "loss": 0.0, "validation": None},
+        learnt=["adapter"],
+        budget=3,
+    )
+    checkpoints.save(tmp_path / "checkpoint", config, backbone, head=head)
+    (tmp_path / "checkpoint" / "recipe.yaml").write_text("{}\n")
+    export.export(tmp_path / "checkpoint", tmp_path / "out", weights=weights)
+    assert use(script_in(tmp_path / "out" / "README.md"), tmp_path / "out") == told(tmp_path / "checkpoint")
