@@ -256,6 +256,31 @@ def sft(
 
 
 @app.command()
+def smoke(
+    model: Annotated[str, typer.Option("--model", help="tiny, qwen3-vl[-2b|-4b|-8b], a model's folder or a Hub id.")],
+    rows: Annotated[int, typer.Option(help="Toy problems.")] = 16,
+    steps: Annotated[int, typer.Option(help="Steps of each stage.")] = 3,
+    trainable: Annotated[
+        Literal["head", "lora", "full", "lm-head"], typer.Option(help="What of the language model learns in stage 2.")
+    ] = "lora",
+    keep: Annotated[
+        Path | None, typer.Option("--out", help="Keep what is made in this folder; by default it is removed.")
+    ] = None,
+    json_: Json = False,  # noqa: FBT002
+) -> None:
+    """Run the whole line on a few rows with a model on this machine: does it work, and a report to paste."""
+    from rottrain.smoke import as_report, run_smoke
+
+    found = run_smoke(model, rows=rows, steps=steps, trainable=trainable, keep=keep)
+    if json_:
+        print_json(dataclasses.asdict(found))
+    else:
+        typer.echo(as_report(found))
+    if not found.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
 def export(
     checkpoint: Checkpoint,
     out: Annotated[Path, typer.Option("--out", help="New folder that transformers and peft load.")],

@@ -10,6 +10,8 @@ import json
 import os
 import shutil
 import signal
+import statistics
+import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -62,17 +64,27 @@ class Lesson:
     """Figures of the learner on the rows held out."""
 
 
-def train(lesson: Lesson, out: Path, *, resume: str, report_to: str) -> dict[str, Any]:
-    """Run the Trainer: steps done, the mean loss of the last logged steps, the last validation. Raises Interrupted."""
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a run came to."""
+
+    result: dict[str, Any]
+    """Steps done, the mean loss of the last logged steps, the figures of the weights that were kept."""
+    step_seconds: float | None
+    """Median of the steps after the first one; None if there was none."""
+
+
+def train(lesson: Lesson, out: Path, *, resume: str, report_to: str) -> Trained:
+    """Run the Trainer to its end. Raises Interrupted, TrainingError."""
     learner = lesson.learner
-    keeper = _RunKeeper(out)
+    keeper, clock = _RunKeeper(out), _Clock()
     trainer = StageTrainer(
         learner,
         lesson.order,
         _arguments(out, learner, report_to),
         train_dataset=lesson.rows,
         data_collator=lesson.collate,
-        callbacks=[keeper, _Progress()],
+        callbacks=[clock, keeper, _Progress()],
     )
     validating = _Validating(trainer, lesson.validate, out) if lesson.held_out else None
     if validating is not None:
@@ -85,7 +97,8 @@ def train(lesson: Lesson, out: Path, *, resume: str, report_to: str) -> dict[str
         raise Interrupted(f"stopped at step {state.global_step} of {state.max_steps}; the same command resumes {out}")
     validation = validating.take_best() if validating is not None else None
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-    return {"steps": state.global_step, "loss": losses[-1], "validation": validation}
+    result = {"steps": state.global_step, "loss": losses[-1], "validation": validation}
+    return Trained(result=result, step_seconds=clock.step_seconds)
 
 
 class StageTrainer(Trainer):
@@ -160,6 +173,27 @@ class StageTrainer(Trainer):
                 f"{resume_from_checkpoint} holds other weights than this run trains: use --resume never"
             )
         _put(saved, learner)
+
+
+class _Clock(TrainerCallback):
+    """Times steps, from the first batch to the optimizer's end; comes before callbacks that take time."""
+
+    def __init__(self) -> None:
+        self._started = 0.0
+        self._seconds: list[float] = []
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
+        """Start."""
+        self._started = time.perf_counter()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
+        """Stop."""
+        self._seconds.append(time.perf_counter() - self._started)
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Median, without the first step, which warms up."""
+        return round(statistics.median(self._seconds[1:]), 4) if len(self._seconds) > 1 else None
 
 
 class _RunKeeper(TrainerCallback):

@@ -23,6 +23,13 @@ def load_backbone(folder: ModelFolder, precision: Precision, *, trainable: Train
     )
 
 
+def precision_of(backbone: Backbone) -> Precision:
+    """What a backbone was loaded in; never `auto`."""
+    if backbone.arithmetic is not None:
+        return "mixed"
+    return "bfloat16" if backbone.dtype == torch.bfloat16 else "float32"
+
+
 def _automatic(device: str, trainable: Trainable) -> Precision:
     """The precision `auto` on a device."""
     if device == "cpu" or default_precision(device) == "float32":

@@ -7,7 +7,9 @@ what the loop keeps there (loop.py).
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
@@ -43,13 +45,25 @@ from rottrain.config import (
 from rottrain.head import ProjectionHead
 from rottrain.learner import Learner
 from rottrain.loop import BEST, NOT_FINITE, Lesson, is_main
-from rottrain.precision import load_backbone
+from rottrain.precision import load_backbone, precision_of
 from rottrain.rows import RowOrder, Selection, hold_out, parse_weighted
 from rottrain.sft import TextCollator, TextLearner, TextRows
 from rottrain.supply import Supply, lengths_of
 from rottrain.validation import validate, validate_text
 
 RUN, RECIPE = "run.json", "recipe.yaml"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """How a run went on this machine."""
+
+    device: str
+    precision: str
+    step_seconds: float | None
+    """Median of the steps after the first one."""
+    peak_memory_gib: float
+    """Of the GPU's memory in tensors; on a CPU, of the process."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +77,8 @@ class Outcome:
     checkpoint: str
     validation: dict[str, float] | None = None
     """Figures of the weights that were kept, on the rows held out."""
+    ran: Ran | None = None
+    """None where an earlier run had finished it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -277,7 +293,7 @@ def _let_learn(backbone: Backbone, recipe: TrainConfig, *, train_tokens: bool) -
 
 def _run(wanted: _Wanted, out: Path) -> Outcome:
     """Train until the end, or until told to stop, and write the finished checkpoint."""
-    started = time.monotonic()
+    started, ran = time.monotonic(), None
     out.mkdir(parents=True, exist_ok=True)
     with locked(out) if is_main() else nullcontext():
         identity = wanted.identity()
@@ -285,7 +301,8 @@ def _run(wanted: _Wanted, out: Path) -> Outcome:
             result = checkpoints.load_config(out).result
         else:
             lesson = wanted.build()
-            result = loop.train(lesson, out, resume=wanted.running.resume, report_to=wanted.running.report_to)
+            trained = loop.train(lesson, out, resume=wanted.running.resume, report_to=wanted.running.report_to)
+            result, ran = trained.result, _ran(lesson.learner.backbone, trained.step_seconds)
             if is_main():
                 _save(lesson, wanted, out, result)
         if is_main():
@@ -293,7 +310,23 @@ def _run(wanted: _Wanted, out: Path) -> Outcome:
                 shutil.rmtree(state)
             for name in (RUN, BEST, NOT_FINITE):
                 (out / name).unlink(missing_ok=True)
-    return Outcome(**result, seconds=round(time.monotonic() - started, 3), checkpoint=str(out))
+    return Outcome(**result, seconds=round(time.monotonic() - started, 3), checkpoint=str(out), ran=ran)
+
+
+def _ran(backbone: Backbone, step_seconds: float | None) -> Ran:
+    """Device, precision, pace and memory of a run that has just ended."""
+    device = backbone.device
+    if device.type == "cuda":
+        name, peak = torch.cuda.get_device_name(device), torch.cuda.max_memory_allocated(device)
+    else:
+        unit = 1 if sys.platform == "darwin" else 1024
+        name, peak = device.type, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return Ran(
+        device=name,
+        precision=precision_of(backbone),
+        step_seconds=step_seconds,
+        peak_memory_gib=round(peak / 2**30, 3),
+    )
 
 
 def _plan(wanted: _Wanted) -> Plan:

@@ -354,7 +354,11 @@ def test_a_second_run_resumes_and_a_state_that_is_not_there_exits_1(
     assert_refused(result, 1, "checkpoint-7 is no complete training state")
     first, again = (run_rottrain(*stage1_arguments, "--json") for _ in range(2))
     assert (first.code, again.code) == (0, 0)
-    assert json.loads(first.out) | {"seconds": 0} == json.loads(again.out) | {"seconds": 0}
+    before, after = json.loads(first.out), json.loads(again.out)
+    assert before | {"seconds": 0, "ran": None} == after | {"seconds": 0}
+    assert (before["ran"]["device"], before["ran"]["precision"]) == ("cpu", "float32")
+    assert before["ran"]["step_seconds"] > 0
+    assert before["ran"]["peak_memory_gib"] > 0
     assert "step" not in again.err
 
 
