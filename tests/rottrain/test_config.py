@@ -20,6 +20,7 @@ from rottrain.config import (
     from_dict,
     load_yaml,
     rollout_phases,
+    what_decides,
 )
 
 
@@ -198,3 +199,7 @@ def test_recipes_change_defaults_and_yield_to_files_and_options(
     recipe = load_yaml(Stage1Config, written(tmp_path, "batch_size: 8\nseed: 9\n"), recipe="fast", seed=11)
     assert recipe == Stage1Config(lr=5e-4, batch_size=8, seed=11)
     assert load_yaml(Stage1Config, None, recipe="paper") == Stage1Config()
+
+
+def test_how_gradients_are_come_by_decides_nothing() -> None:
+    assert what_decides(Stage2Config(gradient_checkpointing=True)) == what_decides(Stage2Config())
