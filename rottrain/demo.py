@@ -18,11 +18,10 @@ from rotdata.errors import RotError
 from rottrain.report import write_report
 
 EVALUATED_ROWS = 200
-BUDGET = 32
-"""Latents a question; the toy corpus's strips have 13 to 33."""
-STAGE1 = ("--recipe", "paper", "--rollout", "teacher", "--lr", "1e-3", "--scheduler", "cosine", "--batch-size", "32")
-STAGE2 = ("--recipe", "paper", "--rollout", "student", "--lr", "1e-3", "--scheduler", "cosine", "--batch-size", "32")
-"""The paper's stages at learning rates that suit three million parameters and a few minutes."""
+CELLS, BUDGET = 6, 12
+"""Characters a latent, and latents a question: every chain of thought of the toy corpus fits."""
+RECIPE = ("--recipe", "fast", "--lr", "2e-3", "--batch-size", "32", "--budget", BUDGET)
+"""The default recipe, at a learning rate that suits three million parameters and a few minutes."""
 
 
 class DemoFailed(RotError):
@@ -38,16 +37,18 @@ def run_demo(out: Path, *, rows: int, stage1_steps: int, stage2_steps: int) -> l
     out.mkdir(parents=True, exist_ok=True)
     strips, embedded, first, second = out / "strips", out / "embedded", out / "stage1", out / "stage2"
     record: dict[str, Any] = {}
-    record["render"] = _step("rotdata", "render", "toy", "--corpus", "toy", "--limit", rows, "--out", strips)
+    record["render"] = _step(
+        "rotdata", "render", "toy", "--corpus", "toy", "--limit", rows, "--cells", CELLS, "--out", strips
+    )
     record["embed"] = _step("rotdata", "embed", strips, "--model", "tiny", "--out", embedded)
     record["verify"] = _step("rotdata", "verify", embedded)
     record["stage1"] = _step(
         "rottrain", "stage1", "--shards", embedded, "--model", "tiny", "--out", first,
-        "--max-steps", stage1_steps, *STAGE1,
+        "--max-steps", stage1_steps, "--rollout", "teacher, jacobi:0-1@0.5", *RECIPE,
     )  # fmt: skip
     record["stage2"] = _step(
         "rottrain", "stage2", "--shards", embedded, "--model", "tiny", "--from", first, "--out", second,
-        "--max-steps", stage2_steps, *STAGE2,
+        "--max-steps", stage2_steps, *RECIPE,
     )  # fmt: skip
     record["eval"] = _step(
         "rottrain", "eval", second, "toy", "--corpus", "toy", "--split", "test", "--limit", EVALUATED_ROWS,

@@ -115,4 +115,4 @@ def test_the_command_prints_one_table_on_stdout(
     result = run_rottrain("demo", "--out", tmp_path)
     assert result.code == 0
     assert result.out.count("\n") == 2 + len(EVAL)
-    assert "| rot | toy | 200 | 50.0% | 32.0 |" in result.out
+    assert "| rot | - | toy | 200 | 50.0% | - | 32.0 |" in result.out
