@@ -324,6 +324,14 @@ def test_rollouts_of_a_padded_batch_equal_each_row_alone_without_a_cache(
 
 
 @torch.no_grad()
+def test_attention_is_shown_of_the_layers_that_have_any(backbone: Backbone) -> None:
+    weights = backbone.attention(torch.randn(1, 5, backbone.width))
+    assert weights.shape == (1 if backbone.folder.name.startswith("qwen3_5") else 2, 1, 5, 5)
+    assert_close(weights.sum(dim=-1), torch.ones(weights.shape[:-1]))
+    assert (weights.triu(1) == 0).all()
+
+
+@torch.no_grad()
 def test_positions_may_have_gaps(backbone: Backbone) -> None:
     inputs = torch.randn(1, 6, backbone.width)
     positions = torch.tensor([[0, 1, 2, 5, 6, 7]])
