@@ -22,6 +22,7 @@ MODULES = {
     "stage1-student": "stage1",
     "stage1-teacher": "stage1",
     "generate": "generate",
+    "rot-vs-cot": "rot_vs_cot",
 }
 """Figure -> the module that measures it."""
 
