@@ -22,12 +22,11 @@ from typing import Any
 from rotdata.console import say
 from rotdata.errors import Interrupted, OutputOccupied, UsageError
 from rotdata.shards import locked, write_atomically
-from rottrain import tables
+from rottrain import history, tables
 from rottrain.grid import Plan, Run, Step
 from rottrain.tables import FAILURE, HISTORY, RESULTS, Row
 
 STEPS, MADE, DONE, LOG, SAID = "steps", "made", "result.json", "log.txt", "said.json"
-HISTORY_FILE = "history.jsonl"
 _LOOK_S = 0.1
 _GRACE_S = 120.0
 """How long stopped steps may take to save."""
@@ -177,6 +176,8 @@ class _Team:
     def _start(self, step: Step) -> None:
         place = self._folder / step.key
         place.mkdir(exist_ok=True)
+        if any(word.step == "" for word in step.words):  # it is told to write there, but makes no folder itself
+            (place / MADE).mkdir(exist_ok=True)
         words = self._plan.words(step, lambda key: self._folder / key / MADE)
         with (place / LOG).open("ab") as log, (place / SAID).open("wb") as said:
             log.write(f"$ {shlex.join(words)}\n".encode())
@@ -264,7 +265,7 @@ def _rows(plan: Plan, folder: Path, team: _Team) -> Iterator[Row]:
             for record, values in tables.records(said["result"]):
                 yield _fitting(_row(run_, step, record), values)
         for key in run_.steps.values():
-            file = folder / key / MADE / HISTORY_FILE
+            file = folder / key / MADE / history.HISTORY
             if key in team.finished and file.exists():
                 for line in file.read_text().splitlines():
                     for _, values in tables.records(json.loads(line)):

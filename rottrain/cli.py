@@ -522,6 +522,32 @@ def trace(
 
 
 @app.command()
+def calibrate(
+    checkpoint: Checkpoint,
+    shards: Annotated[
+        str, typer.Option(help="Shards of the style and encoder it was trained on: a folder, or OWNER/NAME on the Hub.")
+    ],
+    limit: Annotated[int | None, typer.Option(min=1, help="The last rows, as many.")] = None,
+    budget: Budget = None,
+    stop: Annotated[float, typer.Option(help="The probability whose stops are judged.")] = 0.5,
+    batch_size: Annotated[int, typer.Option(help="Questions answered together.")] = 32,
+    model: BaseModel = None,
+    json_: Json = False,  # noqa: FBT002
+) -> None:
+    """Does it know when it has said all? The probabilities of its halt against where the strips end."""
+    from rottrain.generate import RoT
+    from rottrain.halting import as_table, halting
+    from rottrain.truth import open_shards
+
+    rot = RoT.from_pretrained(checkpoint, model=model)
+    found = halting(rot, open_shards(shards), limit=limit, budget=_budget(budget), stop=stop, batch_size=batch_size)
+    if json_:
+        print_json(dataclasses.asdict(found))
+    else:
+        typer.echo(as_table(found))
+
+
+@app.command()
 def ablate(
     file: Annotated[
         Path, typer.Argument(help="YAML of the comparison (docs/ablate.md), or results.parquet: its tables once more.")

@@ -19,8 +19,9 @@
           budgets: {answers.budget: [8, 16, 32]}
 
 `$name` stands for a value, `@step` for the folder that a step makes and `@` for a step's own; an arm sets values or
-single options, and a list makes a run of each. A step's key is a hash of its command, of the keys of the steps that it
-builds on, and of the contents of files that it names, so that equal steps are one. docs/ablate.md says it for users.
+single options, and a list makes a run of each, an empty list of seeds none. A step's key is a hash of its command, of
+the keys of the steps that it builds on, and of the contents of files that it names, so that equal steps are one.
+docs/ablate.md says it for users.
 """
 
 from __future__ import annotations
@@ -44,20 +45,21 @@ from rotdata import __version__
 from rotdata.errors import UsageError
 from rotdata.models import TINY_FOLDER
 from rottrain.config import from_dict
-from rottrain.tables import Plot, Section, Table
+from rottrain.tables import RESULT, Plot, Section, Table
 
 MAKING = frozenset({"rotdata render", "rotdata embed", "rottrain stage1", "rottrain stage2", "rottrain sft"})
 """Commands that make a folder, given by --out."""
-LOOKING = frozenset({"rotdata stats", "rotdata verify", "rottrain eval", "rottrain probe", "rottrain trace"})
+LOOKING = frozenset(
+    {"rotdata stats", "rotdata verify"} | {f"rottrain {name}" for name in ("calibrate", "eval", "probe", "trace")}
+)
 """Commands that only say something."""
 MOST_RUNS = 10_000
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
 _WITHIN = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9_.-]*)+")
 _FILE = ("title", "about", "values", "steps", "tables")
 _STEP = ("run", "with", "alone")
-_TABLE = ("title", "about", "seeds", "measure", "by", "columns", "plots", "arms")
+_TABLE = ("title", "about", "seeds", "measure", "of", "by", "columns", "plots", "arms")
 _PLOT = tuple(each.name for each in fields(Plot))
-_OURS = frozenset({"out", "json", "help"})
 _KEY_LENGTH = 12
 
 Scalar = str | int | float | bool | None
@@ -216,8 +218,10 @@ class _Reader:
         for name, content in _mapping("tables", self._content["tables"]).items():
             where = f"table {_name('a table', name)}"
             _known(where, _mapping(where, content), _TABLE, needed=("title", "measure", "columns", "arms"))
-            tables[name] = _shown(where, content)
-            runs += self._runs_of(name, content)
+            shown, of_table = _shown(where, content), list(self._runs_of(name, content))
+            if of_table:
+                tables[name] = shown
+                runs += of_table
             if len(runs) > MOST_RUNS:
                 raise UsageError(f"the file makes more than {MOST_RUNS} runs: shorten its lists")
         if check:
@@ -294,7 +298,7 @@ class _Reader:
                 options[option] = value
                 scope.used.add(f"{step}.{option}")
         resolved = {option: self._lookup(name, value, scope) for option, value in options.items()}
-        _check_options(name, resolved)
+        _check_options(name, template.command, resolved)
         texts = [self._lookup(name, word, scope) for word in template.words]
         words = [self._word(str(text), scope, (*path, name)) for text in texts]
         for option, value in resolved.items():
@@ -405,11 +409,12 @@ def _template(name: str, content: Any) -> _Template:
     return _Template(command=command, words=tuple(words[2:]), options=options, alone=alone)
 
 
-def _check_options(step: str, options: Mapping[str, Any]) -> None:
+def _check_options(step: str, command: str, options: Mapping[str, Any]) -> None:
+    ours = {"json", "help"} | ({"out"} if command in MAKING else set())
     for option in options:
         if not _NAME.fullmatch(option):
             raise UsageError(f"step {step}: {_short(option)} is no option's name; they stand without the --")
-        if option in _OURS:
+        if option in ours:
             raise UsageError(f"step {step}: --{option} is given by ablate itself")
 
 
@@ -425,6 +430,7 @@ def _shown(where: str, content: Mapping[str, Any]) -> Table:
     shown: dict[str, Any] = {
         "title": _text(f"{where}, title", content["title"]),
         "about": _text(f"{where}, about", content.get("about", "")),
+        "of": _text(f"{where}, of", content.get("of", RESULT)),
         "by": _names(f"{where}, by", content.get("by") or []),
     }
     for plot in plots:
@@ -454,7 +460,7 @@ def _grid(where: str, settings: Mapping[str, Any]) -> Iterator[dict[str, Scalar]
 
 def _seeds(where: str, value: Any) -> list[int]:
     seeds = value if isinstance(value, list) else [value]
-    if not seeds or not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds):
+    if not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds):
         raise UsageError(f"{where}: seeds are numbers from 0 on, got {_short(value)}")
     if len(set(seeds)) < len(seeds):
         raise UsageError(f"{where}: a seed stands twice in {_short(value)}")

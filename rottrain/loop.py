@@ -37,6 +37,7 @@ from transformers import (
 from rotdata.console import say
 from rotdata.errors import CheckpointError, Interrupted, TrainingError
 from rotdata.shards import write_atomically
+from rottrain.history import Losses, write_history
 from rottrain.learner import Learner
 from rottrain.rows import RowOrder
 from rottrain.sft import TextLearner
@@ -96,6 +97,9 @@ def train(lesson: Lesson, out: Path, *, resume: str, report_to: str) -> Trained:
     if state.global_step < state.max_steps:
         raise Interrupted(f"stopped at step {state.global_step} of {state.max_steps}; the same command resumes {out}")
     validation = validating.take_best() if validating is not None else None
+    if is_main():
+        found = [entry for entry in state.log_history if f"{_VALIDATION}accuracy" in entry]
+        write_history(out, trainer.losses, found, every=learner.recipe.log_steps)
     losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
     result = {"steps": state.global_step, "loss": losses[-1], "validation": validation}
     return Trained(result=result, step_seconds=clock.step_seconds)
@@ -109,6 +113,8 @@ class StageTrainer(Trainer):
     def __init__(
         self, learner: Learner | TextLearner, order: RowOrder, arguments: TrainingArguments, **rest: Any
     ) -> None:
+        self.losses = Losses()
+        """Of this process's rows."""
         self._parts: dict[str, list[float]] = defaultdict(list)
         self._row_order = order
         super().__init__(model=learner, args=arguments, **rest)
@@ -142,9 +148,11 @@ class StageTrainer(Trainer):
                 f"the loss of step {self.state.global_step + 1} is {loss.item()}: lower --lr, or look at the rows "
                 f"whose ids are in {file}"
             )
-        for name, value in outputs.items():
+        values = {name: value.detach().item() for name, value in outputs.items()}
+        self.losses.note(self.state.global_step + 1, values)
+        for name, value in values.items():
             if name != "loss":
-                self._parts[name].append(value.detach().item())
+                self._parts[name].append(value)
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
@@ -164,6 +172,7 @@ class StageTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         learner = self.accelerator.unwrap_model(self.model)
         save_file(_detached(learner), folder / _STATE)
+        self.losses.save(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         learner = self.accelerator.unwrap_model(model or self.model)
@@ -173,6 +182,7 @@ class StageTrainer(Trainer):
                 f"{resume_from_checkpoint} holds other weights than this run trains: use --resume never"
             )
         _put(saved, learner)
+        self.losses.load(Path(resume_from_checkpoint))
 
 
 class _Clock(TrainerCallback):

@@ -15,7 +15,7 @@ import statistics
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 from rotdata.errors import RotError, UsageError
 from rotdata.shards import write_atomically
@@ -63,10 +63,13 @@ class Table:
 
     title: str
     about: str = ""
+    of: str = RESULT
+    """The record whose figures it shows: what a step said, or the entries of a list within that."""
     by: Sequence[str] = ()
     """Columns of the results that tell lines of one arm apart."""
     columns: Mapping[str, str]
-    """Column of the results -> how its numbers are written: .1%, .2f, .3g."""
+    """Column of the results -> how its numbers are written: .1%, .2f, .3g. A column is of the first step that an arm
+    measures, or of the one that stands before a slash."""
     plots: Sequence[Plot] = ()
 
     def __post_init__(self) -> None:
@@ -109,11 +112,13 @@ class _Line:
     rows: list[Row]
 
     def means(self, column: str) -> list[float]:
-        """One figure a seed."""
+        """One figure a seed; of an estimate its value."""
+        source, _, name = column.rpartition("/")
         by_seed: dict[int, list[float]] = {}
         for row in self.rows:
-            if isinstance(row.get(column), int | float):
-                by_seed.setdefault(row["seed"], []).append(float(row[column]))
+            found = [each for each in (row.get(name), row.get(f"{name}.value")) if _is_number(each)]
+            if found and row["source"] == (source or self.rows[0]["source"]):
+                by_seed.setdefault(row["seed"], []).append(float(found[0]))
         return [statistics.fmean(values) for values in by_seed.values()]
 
     def written(self, column: str, form: str) -> str:
@@ -124,12 +129,19 @@ class _Line:
         mean = statistics.fmean(values)
         if len(values) > 1:
             return f"{mean:{form}} ± {half_width(values):{form}}"
-        counted = next((int(row["n"]) for row in self.rows if row.get("n")), None)
-        if column == "accuracy" and counted:
-            hits = round(mean * counted)
-            seen = share([True] * hits + [False] * (counted - hits))
-            return f"{mean:{form}} [{seen.low:{form}}, {seen.high:{form}}]"
-        return f"{mean:{form}}"
+        interval = self._interval(column, mean)
+        return f"{mean:{form}}" + (f" [{interval[0]:{form}}, {interval[1]:{form}}]" if interval else "")
+
+    def _interval(self, column: str, mean: float) -> tuple[float, float] | None:
+        """That of one seed: an estimate's own, or Wilson's for an accuracy over questions."""
+        row = self.rows[0]
+        if len(self.rows) == 1 and _is_number(row.get(f"{column}.low")):
+            return row[f"{column}.low"], row[f"{column}.high"]
+        if column == "accuracy" and row.get("n"):
+            hits = round(mean * row["n"])
+            seen = share([True] * hits + [False] * (int(row["n"]) - hits))
+            return seen.low, seen.high
+        return None
 
 
 def records(result: Any) -> Iterator[tuple[str, Row]]:
@@ -219,10 +231,10 @@ def _of_values(values: Mapping[str, Any]) -> str:
 
 def as_markdown(rows: Sequence[Row], table: Table) -> str:
     """A table's lines, its arms in the order of the file, and what is missing."""
-    results = [row for row in rows if row["record"] == RESULT]
+    results = [row for row in rows if row["record"] == table.of]
     varied = _varied(results)
     lines = _lines(results, varied, table.by)
-    words = ["arm", *varied, *table.by, *table.columns]
+    words = ["arm", *varied, *table.by, *(name.rpartition("/")[2] for name in table.columns)]
     written = [_table_line(word.replace("_", " ") for word in words), f"|{'---|' * len(words)}"]
     written += [
         _table_line([*line.labels, *(line.written(name, form) for name, form in table.columns.items())])
@@ -246,7 +258,7 @@ def _table_line(cells: Iterable[str]) -> str:
 def _how_sure(lines: Sequence[_Line]) -> str:
     counts = sorted({len({row["seed"] for row in line.rows}) for line in lines})
     if counts == [1]:
-        return "One seed; in brackets the 95% interval of an accuracy over questions (Wilson)."
+        return "One seed; in brackets 95% intervals over questions."
     seeds = " to ".join(str(count) for count in dict.fromkeys((counts[0], counts[-1])))
     return f"Mean and 95% interval over {seeds} seeds (Student's t)."
 
@@ -307,7 +319,7 @@ def draw(rows: Iterable[Row], plot: Plot, file: Path, *, by: Sequence[str] = ())
     return True
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, int | float) and math.isfinite(value)
 
 

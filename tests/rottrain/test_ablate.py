@@ -32,7 +32,7 @@ steps:
   stage1: {run: rottrain stage1, with: {shards: "@latents", seed: $seed}}
   stage2: {run: rottrain stage2, with: {shards: "@latents", from: "@stage1", seed: $seed}}
   answers: {run: rottrain eval $thinker toy, with: {split: test}}
-  timed: {run: rottrain eval $thinker toy, alone: true}
+  timed: {run: rottrain probe $thinker toy, with: {plot: "@/plot.png"}, alone: true}
 tables:
   stages:
     title: Stages
@@ -74,6 +74,8 @@ if "--out" in options:
 elif os.environ.get("MUTE"):
     print("no JSON")
 else:
+    if "--plot" in options:
+        pathlib.Path(options["--plot"]).write_text("drawn")
     print(json.dumps([{"mode": "rot", "split": "mine", "accuracy": 1.0 if "stage2" in words[2] else 0.5, "n": 10}]))
 """
 
@@ -139,7 +141,7 @@ def done(tmp_path_factory: pytest.TempPathFactory) -> Done:
 def test_equal_steps_run_once_and_a_second_run_runs_none(done: Done, stand_in: Launcher, tmp_path: Path) -> None:
     names = [call["command"].split()[1] for call in done.calls]
     # four answers of the first table; in the second the arm with 4 rows has those of seed 0, and both are timed
-    expected = {"render": 2, "embed": 2, "stage1": 3, "stage2": 3, "eval": 4 + 1 + 2}
+    expected = {"render": 2, "embed": 2, "stage1": 3, "stage2": 3, "eval": 4 + 1, "probe": 2}
     assert {name: names.count(name) for name in names} == expected
     assert {call["threads"] for call in done.calls} == {"1"}
     assert (done.outcome.steps, done.outcome.skipped, done.outcome.failed) == (len(done.calls), 0, {})
@@ -149,7 +151,7 @@ def test_equal_steps_run_once_and_a_second_run_runs_none(done: Done, stand_in: L
 
 
 def test_steps_to_be_timed_run_while_nothing_else_does(done: Done) -> None:
-    assert ["--split" in call["words"] for call in done.calls[-2:]] == [False, False]
+    assert [call["command"] for call in done.calls[-2:]] == ["rottrain probe"] * 2
 
 
 def test_the_tables_and_plots_are_written(done: Done) -> None:

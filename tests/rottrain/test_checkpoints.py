@@ -18,6 +18,7 @@ from rotdata.shards import Manifest
 from rottrain import checkpoints
 from rottrain.backbone import Backbone
 from rottrain.checkpoints import CONFIG, HEAD, TOKEN_ROWS
+from rottrain.history import HISTORY
 from rottrain.trainer import RECIPE
 from tests.helpers import contents
 from tests.rottrain.samples import copy_model, save_variant
@@ -43,12 +44,12 @@ def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
 
 
 def test_a_stage_1_checkpoint_is_config_head_and_token_rows(stage1_checkpoint: Path) -> None:
-    assert contents(stage1_checkpoint).keys() == {CONFIG, HEAD, TOKEN_ROWS, RECIPE}
+    assert contents(stage1_checkpoint).keys() == {CONFIG, HEAD, TOKEN_ROWS, RECIPE, HISTORY}
 
 
 def test_a_stage_2_checkpoint_is_that_and_the_adapter(stage2_checkpoint: Path) -> None:
     adapter = {"adapter/adapter_config.json", "adapter/adapter_model.safetensors"}
-    assert contents(stage2_checkpoint).keys() == {CONFIG, HEAD, TOKEN_ROWS, RECIPE} | adapter
+    assert contents(stage2_checkpoint).keys() == {CONFIG, HEAD, TOKEN_ROWS, RECIPE, HISTORY} | adapter
 
 
 def test_no_file_is_a_pickle(stage2_checkpoint: Path) -> None:
@@ -100,7 +101,7 @@ def test_a_config_goes_through_its_file_and_back(stage1_checkpoint: Path, backbo
     config = checkpoints.load_config(stage1_checkpoint)
     checkpoints.save(tmp_path / "again", config, backbone, head=checkpoints.load_head(stage1_checkpoint, config))
     expected = contents(stage1_checkpoint)
-    del expected[RECIPE]  # the run writes it
+    del expected[RECIPE], expected[HISTORY]  # the run writes them
     assert contents(tmp_path / "again") == expected
 
 

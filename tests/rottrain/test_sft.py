@@ -17,6 +17,7 @@ from rottrain import checkpoints, generate, scoring
 from rottrain.backbone import Backbone
 from rottrain.config import LoraSettings, SftConfig, Stage2Config
 from rottrain.generate import Generation, RoT
+from rottrain.history import HISTORY
 from rottrain.rows import Selection
 from rottrain.sft import TextCollator, TextExample, TextLearner, TextRows, taught_ids
 from rottrain.trainer import Outcome, plan_sft, run_sft, run_stage2
@@ -111,7 +112,7 @@ def test_a_checkpoint_answers_as_the_trained_model_did(
     assert untrained["loss"] > again["loss"] + 0.1
     names = {path.name for path in (tmp_path / "out").iterdir()}
     kept = {"adapter"} if learnt == "adapter" else {"language.safetensors"}
-    assert names == {"config.json", "recipe.yaml", "token_rows.safetensors"} | kept
+    assert names == {"config.json", HISTORY, "recipe.yaml", "token_rows.safetensors"} | kept
 
 
 def test_accuracy_is_of_generated_replies(backbone: Backbone, embedded: Path, monkeypatch: pytest.MonkeyPatch) -> None:

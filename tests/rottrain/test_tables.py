@@ -63,6 +63,24 @@ def test_lines_are_told_apart_by_varied_settings_and_columns() -> None:
     assert lines[2:4] == ["| rot | 4 | rot | 0.40 |", "| rot | 4 | cot | 0.40 |"]
 
 
+def test_a_table_shows_the_entries_of_a_list_and_estimates_with_their_intervals() -> None:
+    changes = [
+        row(record="conditions", name=name) | {"flips.value": 0.5, "flips.low": 0.25, "flips.high": 0.75}
+        for name in ("zero", "mean")
+    ]
+    table = Table(title="", of="conditions", by=["name"], columns={"flips": ".0%"})
+    assert "| rot | zero | 50% [25%, 75%] |" in as_markdown([row(accuracy=1.0), *changes], table)
+    both = [*changes[:1], changes[0] | {"seed": 1, "flips.value": 0.7}]
+    assert "| rot | zero | 60% ± 127% |" in as_markdown(both, table)
+
+
+def test_a_column_is_of_the_first_step_or_of_the_one_before_the_slash() -> None:
+    rows = [row(accuracy=1.0, seconds=5.0), row(accuracy=0.0, seconds=2.0) | {"source": "timed"}]
+    lines = as_markdown(rows, Table(title="", columns={"accuracy": ".0%", "timed/seconds": ".1f"})).splitlines()
+    assert lines[0] == "| arm | accuracy | seconds |"
+    assert lines[2] == "| rot | 100% | 2.0 |"
+
+
 def test_what_failed_is_listed_and_what_a_result_lacks_is_a_dash() -> None:
     rows = [row(arm="a|b", accuracy=1.0), row(arm="c", seed=2, record=FAILURE) | {"error": "exit code 1: no"}]
     text = as_markdown(rows, TABLE)

@@ -36,6 +36,7 @@ from rottrain.checkpoints import CONFIG, HEAD, TOKEN_ROWS
 from rottrain.config import HeadConfig, LoraSettings, Stage1Config, Stage2Config
 from rottrain.generate import RoT
 from rottrain.head import ProjectionHead
+from rottrain.history import HISTORY
 from rottrain.learner import Learner
 from rottrain.loop import StageTrainer, complete_states
 from rottrain.precision import load_backbone
@@ -266,6 +267,7 @@ def test_the_best_weights_are_kept(first: Run, tmp_path: Path, monkeypatch: pyte
         "config.json",
         "glyph_probe.safetensors",
         HEAD,
+        HISTORY,
         "recipe.yaml",
         TOKEN_ROWS,
     ]
