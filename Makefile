@@ -5,15 +5,20 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo test check fmt bench golden tiny clean
+.PHONY: help setup demo reproduce test check fmt bench golden tiny clean
 
 help:  ## List the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(STAMP)  ## Make .venv and install the pinned requirements into it
 
 demo: $(STAMP)  ## Run the whole line on the toy corpus: a table on the screen and a page in demo/
 	$(BIN)/rottrain demo --out demo
+
+# FULL=1 runs three seeds in every table; ROT_TOKENIZER names a tokenizer.json in whose tokens words are counted, too.
+reproduce: $(STAMP)  ## Make the tables of the paper in miniature, in reproduced/; run again, it resumes; FULL=1, ARGS
+	$(BIN)/rottrain ablate reproduce/tiny.yaml --out reproduced --jobs 2 $(if $(FULL),--set 'other_seeds=[0, 1, 2]') \
+	    $(if $(ROT_TOKENIZER),--set 'tokenizer=$(ROT_TOKENIZER)') $(ARGS)
 
 test: $(STAMP)  ## Run the tests; ARGS="-k strips" chooses among them
 	$(BIN)/pytest -n auto --maxprocesses 4 $(ARGS)
@@ -39,7 +44,7 @@ tiny: $(STAMP)  ## Train the embedded model anew, from random weights
 	$(BIN)/python -m rottrain.tiny --out rotdata/weights/tiny --polish build/tiny
 
 clean:  ## Remove what the other targets made, all but .venv
-	rm -rf demo dist build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf demo reproduced dist build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch goes first: asked for by its pinned version alone, pip takes the build that suits the machine.

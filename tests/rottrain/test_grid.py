@@ -12,6 +12,7 @@ import yaml
 from rotdata.errors import UsageError
 from rottrain.cli import _check_words
 from rottrain.grid import MOST_RUNS, Plan, contents_of, given_values, load
+from tests.helpers import REPOSITORY
 
 Load = Callable[..., Plan]
 
@@ -107,6 +108,14 @@ def test_an_arm_may_be_measured_otherwise_and_take_options_away(read: Load) -> N
     assert "--lr" not in commands(plan)[-1]
 
 
+def test_a_table_without_seeds_is_left_out(read: Load) -> None:
+    content = declared()
+    content["tables"]["tuning"] = table({"all": {"lr": [1, 2]}}, seeds=[])
+    plan = read(content)
+    assert plan.section.tables.keys() == {"stages"}
+    assert {run.table for run in plan.runs} == {"stages"}
+
+
 def test_given_values_replace_those_of_the_file(read: Load) -> None:
     plan = read(declared(), given=given_values(["seeds=[5]", "rows=9", "lr=2e-3"]))
     assert {run.seed for run in plan.runs} == {5}
@@ -141,7 +150,7 @@ def test_command_lines_that_can_not_be_are_refused_before_any_is_run(read: Load)
     read(declared(), check=_check_words)
     for setting, message in (
         ({"strips.limt": 3}, "No such option: --limt"),
-        ({"answers.budget": "many"}, "Invalid value for '--budget'"),
+        ({"answers.limit": "many"}, "Invalid value for '--limit'"),
         ({"stage1.shards": None}, "Missing option '--shards'"),
     ):
         with pytest.raises(UsageError, match=message):
@@ -225,3 +234,9 @@ def test_a_file_that_is_wrong_is_refused_in_a_line_that_says_where(read: Load, n
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"absent.yaml can't be read"):
         load(tmp_path / "absent.yaml")
+
+
+@pytest.mark.parametrize("file", sorted((REPOSITORY / "reproduce").glob("*.yaml")), ids=lambda file: file.name)
+def test_the_comparisons_that_ship_are_made_of_commands_that_can_be(file: Path) -> None:
+    plan = load(file, given={"tuning_seeds": [0]}, check=_check_words)
+    assert {run.table for run in plan.runs} == set(plan.section.tables)
