@@ -14,7 +14,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 -- torch's own name for it
@@ -23,13 +22,14 @@ from rotdata.corpora import Row
 from rotdata.errors import UsageError
 from rotdata.png import encode_png
 from rotdata.shards import EmbeddingShards
-from rottrain import rollout, scoring
+from rottrain import scoring
 from rottrain.attention import Attention, answer_attention
+from rottrain.ending import chances_of_last, told
 from rottrain.generate import Budget, RoT
 from rottrain.nearest import LatentIndex, Neighbour
 from rottrain.portrait import Path, Portrait, Sizes, path, portrait, settled, sizes
 from rottrain.readers import READERS, Reader, read_back, scaled
-from rottrain.reading import Piece, error_rate
+from rottrain.reading import Piece, error_rate, spell
 from rottrain.tiny import READ_PROMPT
 from rottrain.truth import TrueLatents, Truth, some_latents
 
@@ -107,6 +107,8 @@ class Trace:
     strip_latents: int
     """Latents of that strip."""
     readings: list[ReadBack]
+    told: int
+    """Latents that were read: up to the one that the model says is its last, or all if it has not learnt to say so."""
     latents: list[TracedLatent]
     portrait: Portrait
     true_sizes: Sizes | None
@@ -149,6 +151,9 @@ def trace(
     assert thought_KD is not None
     [truth] = truths.of([row], most) if row.cot else [None]
     [nearest] = index.nearest([thought_KD], count=_NEIGHBOURS, without=[row.cot] if row.cot else ())
+    chances = chances_of_last(rot, [row.question], [thought_KD])
+    last = None if chances is None else chances[0]
+    said = len(thought_KD) if last is None else told(last)
     reference = truth.text if truth and truth.shown else None
     readings = [
         ReadBack(
@@ -157,7 +162,7 @@ def trace(
             pieces=reading.pieces,
             error_rate=None if reference is None else error_rate(reading.text, reference),
         )
-        for reader, [reading] in read_back(rot, [thought_KD], [nearest], prompt=prompt).items()
+        for reader, [reading] in read_back(rot, [thought_KD[:said]], [nearest[:said]], prompt=prompt).items()
     ]
     strip = index.strip(row.cot, most) if row.cot else None
     answers = _Answers(row, "math" if index.corpus.startswith("math") else "number")
@@ -172,7 +177,8 @@ def trace(
         strip=None if strip is None else data_uri(strip),
         strip_latents=0 if strip is None else strip.shape[1] // strip.shape[0],
         readings=readings,
-        latents=_latents(rot, row.question, thought_KD, index, nearest, truth, readings),
+        told=said,
+        latents=_latents(rot, thought_KD, index, nearest, truth, last),
         portrait=portrait(thought_KD, scaled(rot, thought_KD).cpu()),
         true_sizes=None if truth is None else sizes(truth.latents_KD),
         path=path(index.context(_CONTEXT), thought_KD, None if truth is None else truth.latents_KD),
@@ -208,16 +214,14 @@ class _Answers:
 
 def _latents(
     rot: RoT,
-    question: str,
     thought_KD: Tensor,
     index: LatentIndex,
     nearest: Sequence[Sequence[Neighbour]],
     truth: Truth | None,
-    readings: Sequence[ReadBack],
+    last: Sequence[float] | None,
 ) -> list[TracedLatent]:
     """What is known of each latent by itself."""
-    spelled = next((reading.pieces for reading in readings if reading.reader == "glyphs"), None)
-    last = _last(rot, question, thought_KD)
+    spelled = None if rot.glyphs is None else spell(rot.glyphs, scaled(rot, thought_KD)).pieces
     shown = truth.shown if truth and truth.shown else []
     cosines: list[float] = []
     if truth is not None:
@@ -228,24 +232,12 @@ def _latents(
         TracedLatent(
             nearest=[_looked(index, neighbour) for neighbour in nearest[place]],
             glyphs=spelled[place] if spelled else None,
-            last=None if last is None else last[place],
+            last=None if last is None else round(last[place], 4),
             should_show=shown[place] if place < len(shown) else None,
             to_truth=cosines[place] if place < len(cosines) else None,
         )
         for place in range(len(thought_KD))
     ]
-
-
-@torch.inference_mode()
-def _last(rot: RoT, question: str, thought_KD: Tensor) -> list[float] | None:
-    """Probabilities of each latent being the last, from the hidden states that it was predicted from."""
-    if not rot.config.run["recipe"].get("halt_weight"):
-        return None
-    ids_BP = torch.tensor([rot.backbone.prompt_ids(question)], device=rot.backbone.device)
-    prompt = rollout.read_prompt(rot.backbone, ids_BP, torch.ones_like(ids_BP, dtype=torch.bool))
-    given_BKD = thought_KD[None].to(rot.backbone.device)
-    hidden_BKD = rollout.sweep(rot.backbone, rot.head, prompt, given_BKD).hidden_BKD
-    return [round(chance, 4) for chance in rot.head.is_last(hidden_BKD)[0].sigmoid().tolist()]
 
 
 def _looked(index: LatentIndex, neighbour: Neighbour) -> Looked:

@@ -1,5 +1,7 @@
 """How much of a thought can be read back: error rates of the readers over rows of shards.
 
+A thought is read up to the latent that the model says is its last, if it has learnt to say so.
+
 Each reader reads the model's latents; the true ones, which says how well it reads at all; and is held against another
 row's chain of thought, which says what looks right without being. Latents of a row's own strip are left out of the
 search. Error rates are edits over characters of all rows together, with a bootstrap over rows; shares have Wilson's
@@ -18,6 +20,7 @@ from rotdata.errors import UsageError
 from rotdata.shards import EmbeddingShards
 from rottrain import scoring
 from rottrain.checkpoints import CheckpointConfig
+from rottrain.ending import chances_of_last, told
 from rottrain.generate import Budget, RoT
 from rottrain.nearest import LatentIndex
 from rottrain.proportions import Estimate, share
@@ -51,8 +54,8 @@ class Traceability:
     """The readers' scores on rows of shards."""
 
     rows: int
-    trained_on: int
-    """How many of them the checkpoint has learnt from."""
+    trained_on: int | None
+    """How many of them the checkpoint has learnt from; None if it can't be told."""
     accuracy: Estimate
     """Of the answers."""
     indexed: int
@@ -71,10 +74,14 @@ def last_rows(shards: EmbeddingShards, count: int | None) -> list[Row]:
     return found if count is None else found[-count:]
 
 
-def trained_on(config: CheckpointConfig, shards: EmbeddingShards, count: int) -> int:
-    """How many of the last `count` rows of shards a checkpoint has learnt from."""
-    if config.run["shards"] != shards.manifest.fingerprint:
+def trained_on(config: CheckpointConfig, shards: EmbeddingShards, count: int) -> int | None:
+    """How many of the last `count` rows of shards a checkpoint has learnt from; None if these were some of several."""
+    learnt = config.run["shards"]
+    folders = [learnt] if isinstance(learnt, str) else [fingerprint for fingerprint, _ in learnt]
+    if shards.manifest.fingerprint not in folders:
         return 0
+    if len(folders) > 1:  # how many each of them holds out depends on the others' sizes
+        return None
     rows = sum(shards.group_rows)
     used = min(rows, config.run["limit"] or rows) - config.run["recipe"].get("validation_rows", 0)
     return max(0, used - (rows - count))
@@ -96,8 +103,11 @@ def traceability(
     if len({row.cot for row in rows}) < 2:
         raise UsageError(f"rows are held against each other, so there must be two different ones, got {len(rows)}")
     most = some_latents(rot, budget)
-    made = rot.generate([row.question for row in rows], budget=most, stop=stop, batch_size=batch_size)
+    questions = [row.question for row in rows]
+    made = rot.generate(questions, budget=most, stop=stop, batch_size=batch_size)
     thoughts = [each.latents_KD for each in made if each.latents_KD is not None]
+    if (chances := chances_of_last(rot, questions, thoughts, batch_size=batch_size)) is not None:
+        thoughts = [thought[: told(last)] for thought, last in zip(thoughts, chances, strict=True)]
     truths = [each for each in TrueLatents(rot, shards).of(rows, most) if each is not None]
     if any(truth.shown is None for truth in truths):
         raise UsageError(f"the latents in {shards.folder} have no spans, so it is not known what they show")
@@ -105,7 +115,7 @@ def traceability(
     cots = [row.cot for row in rows]
     read, read_of_true = (
         read_back(rot, latents, index.nearest(latents, without=cots), prompt=prompt, batch_size=batch_size)
-        for latents in (thoughts, [truth.latents_KD for truth in truths])
+        for latents in (thoughts, [truth.latents_KD[: truth.said] for truth in truths])
     )
     kind: scoring.Kind = "math" if index.corpus.startswith("math") else "number"
     answers = [scoring.extract(each.reply) for each in made]
@@ -163,13 +173,13 @@ def as_table(found: Traceability) -> str:
         f"| {score.agrees.as_percent()} |"
         for score in found.scores
     ]
-    seen = f"{found.trained_on} of them trained on" if found.trained_on else "none of them trained on"
+    seen = {None: "some of them perhaps", 0: "none of them"}.get(found.trained_on, f"{found.trained_on} of them")
     base = next(score for score in found.scores if score.reader == "base")
     wrong, by_chance = base.errors.as_percent(), base.errors_against_another.as_percent()
     return "\n".join([
         *lines,
         "",
-        f"{found.rows} rows, {seen}; {found.accuracy.as_percent()} answered rightly.",
+        f"{found.rows} rows, {seen} trained on; {found.accuracy.as_percent()} answered rightly.",
         f"Shown its own latents as a picture, the model reads the reasoning back with {wrong} of the characters wrong;",
         f"held against another question's reasoning, {by_chance} would be.",
     ])  # fmt: skip

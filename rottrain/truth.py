@@ -40,6 +40,8 @@ class Truth:
 
     latents_KD: Tensor
     """In fp32 on the CPU."""
+    said: int
+    """How many there are before the blank ones that fill a short row up to the budget."""
     shown: list[str] | None
     """The characters of each latent, [K]; None where the shards have no spans."""
 
@@ -114,11 +116,12 @@ class TrueLatents:
         longer: Longer = "resample" if fit == "resample" else "truncate"
         latents_KD, borders = shorten(latents_KD, borders, TargetSettings(max_latents=budget, longer=longer))
         shown = None if borders is None else [cot[start:stop] for start, stop in pairwise(borders.tolist())]
-        if fit == "pad" and len(latents_KD) < budget:
-            blank = np.broadcast_to(self._blank, (budget - len(latents_KD), latents_KD.shape[1]))
+        said = len(latents_KD)
+        if fit == "pad" and said < budget:
+            blank = np.broadcast_to(self._blank, (budget - said, latents_KD.shape[1]))
             latents_KD = np.concatenate([latents_KD, blank])
             shown = None if shown is None else shown + [""] * len(blank)
-        return Truth(latents_KD=torch.from_numpy(latents_KD), shown=shown)
+        return Truth(latents_KD=torch.from_numpy(latents_KD), said=said, shown=shown)
 
     @cached_property
     def _blank(self) -> NDArray[np.float32]:

@@ -65,6 +65,8 @@ function columns() {
   }
   row("attended to", "bar rule", k => bar(attention[k] / strongest, "--warm"));
   if (data.latents[0].last !== null) row("is the last", "bar", k => bar(data.latents[k].last, "--soft"));
+  const longest = Math.max(...data.latents.flatMap(each => [each.nearest[0]?.characters, each.glyphs?.text, each.should_show].map(words => [...words ?? ""].length)));
+  table.style.setProperty("--longest", longest);
   table.style.gridTemplateRows = `repeat(${rows.length}, auto)`;
   for (const { name, kind } of rows) table.append(element("div", { className: `name ${kind.replace("head", "").replace("bar", "")}`, textContent: name }));
   for (let k = 0; k < K; k++) {
@@ -72,6 +74,7 @@ function columns() {
       const made = cell(k);
       if (kind) made.classList.add(...kind.split(" "));
       made.dataset.k = k;
+      if (k >= data.told) made.classList.add("blank");
       table.append(made);
     }
   }

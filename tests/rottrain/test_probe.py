@@ -147,7 +147,7 @@ def shown() -> list[list[str]]:
 def test_a_line_reads_what_stands_on_it_and_a_slot_without_characters_is_left_out(
     rot: RoT, shown: list[list[str]]
 ) -> None:
-    truth = [Truth(latents_KD=torch.zeros(3, 1), shown=characters) for characters in shown]
+    truth = [Truth(latents_KD=torch.zeros(3, 1), said=3, shown=characters) for characters in shown]
     thoughts = [torch.zeros(2, rot.backbone.width) for _ in shown]
     for thought, characters in zip(thoughts, shown, strict=True):
         thought[0, int(characters[0])] = 1
@@ -164,14 +164,14 @@ def test_the_glyph_probe_s_reading_stands_beside_it(rot: RoT, shown: list[list[s
     with torch.no_grad():
         rot.glyphs.leave.weight.zero_()
         rot.glyphs.leave.bias.copy_(torch.nn.functional.one_hot(torch.tensor(2), 10))  # says "0" of any latent
-    truth = [Truth(latents_KD=torch.zeros(3, 1), shown=characters) for characters in shown]
+    truth = [Truth(latents_KD=torch.zeros(3, 1), said=3, shown=characters) for characters in shown]
     first, *_ = read_positions(rot, [torch.randn(1, rot.backbone.width) for _ in shown], truth, seed=0)
     assert first.glyphs is not None
     assert first.glyphs.value == 9 / 60
 
 
 def test_few_rows_make_no_linear_probe(rot: RoT) -> None:
-    truth = [Truth(latents_KD=torch.zeros(1, 1), shown=["1"]) for _ in range(readout._FEWEST - 1)]
+    truth = [Truth(latents_KD=torch.zeros(1, 1), said=1, shown=["1"]) for _ in range(readout._FEWEST - 1)]
     assert read_positions(rot, [torch.randn(1, rot.backbone.width) for _ in truth], truth, seed=0) == []
     assert read_positions(rot, [torch.randn(1, rot.backbone.width)], [None], seed=0) == []
 

@@ -40,6 +40,8 @@ def rot(stage1_checkpoint: Path) -> RoT:
     loaded = RoT.from_pretrained(stage1_checkpoint, precision="float32")
     torch.manual_seed(0)
     loaded.glyphs = GlyphProbe(192, Alphabet("+=0123456789", slots=3)).eval().requires_grad_(requires_grad=False)
+    with torch.no_grad():
+        loaded.head.halt.bias.fill_(-5.0)
     run = loaded.config.run | {"recipe": loaded.config.run["recipe"] | {"halt_weight": 0.1}}
     loaded.config = replace(loaded.config, run=run)
     return loaded
@@ -74,7 +76,7 @@ def test_every_reader_s_reading_has_its_error_rate(traced: Trace, rot: RoT, shar
     for reading in traced.readings:
         assert reading.text == read[reading.reader][0].text
         assert reading.error_rate is not None
-    assert len(traced.readings[1].pieces) == len(traced.readings[2].pieces) == BUDGET
+    assert len(traced.readings[1].pieces) == len(traced.readings[2].pieces) == traced.told == BUDGET
 
 
 def test_the_reference_goes_as_far_as_the_budget(traced: Trace) -> None:
@@ -99,20 +101,15 @@ def test_each_latent_has_its_neighbours_and_what_the_model_says_of_it(traced: Tr
     assert 1 <= traced.settled <= BUDGET
 
 
-def test_stopping_is_asked_of_the_states_that_the_latents_came_from(
-    traced: Trace, rot: RoT, monkeypatch: pytest.MonkeyPatch
+def test_a_thought_is_read_up_to_the_latent_that_the_model_says_is_its_last(
+    rot: RoT, shards: EmbeddingShards, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    said: list[float] = []
-    is_last = rot.head.is_last
-
-    def noting(hidden_BD: torch.Tensor) -> torch.Tensor:
-        logits = is_last(hidden_BD)
-        said.append(float(logits[0].sigmoid()))
-        return logits - 99  # never stop
-
-    monkeypatch.setattr(rot.head, "is_last", noting)
-    rot.generate([traced.question], budget=BUDGET + 1, stop=0.5)
-    assert_close([latent.last for latent in traced.latents], said[:BUDGET], atol=1e-3, rtol=0)
+    monkeypatch.setattr(rot.head, "is_last", lambda hidden: torch.tensor([[-5.0, 5.0, 5.0]]))
+    found = trace(rot, find_row(shards, "row 9"), LatentIndex(shards), TrueLatents(rot, shards), budget=BUDGET)
+    assert (found.told, len(found.latents)) == (2, BUDGET)
+    assert [len(reading.pieces) for reading in found.readings[1:]] == [2, 2]
+    assert [latent.last and round(latent.last) for latent in found.latents] == [0, 1, 1]
+    assert all(latent.glyphs is not None for latent in found.latents)
 
 
 def test_scaled_latents_are_the_head_s(rot: RoT) -> None:

@@ -43,8 +43,10 @@ def test_rows_come_from_the_end_as_validation_takes_them(shards: EmbeddingShards
 
 
 def test_it_is_known_which_rows_were_trained_on(rot: RoT, shards: EmbeddingShards) -> None:
-    def having(limit: int | None, held_out: int, fingerprint: str = shards.manifest.fingerprint) -> int:
-        run = {"shards": fingerprint, "limit": limit, "recipe": {"validation_rows": held_out}}
+    own = shards.manifest.fingerprint
+
+    def having(limit: int | None, held_out: int, learnt: object = own) -> int | None:
+        run = {"shards": learnt, "limit": limit, "recipe": {"validation_rows": held_out}}
         return trained_on(replace(rot.config, run=run), shards, 4)
 
     assert trained_on(rot.config, shards, 4) == 4
@@ -52,7 +54,9 @@ def test_it_is_known_which_rows_were_trained_on(rot: RoT, shards: EmbeddingShard
     assert having(None, 5) == 0
     assert having(7, 0) == 1
     assert having(99, 0) == 4
-    assert having(None, 0, "other shards") == 0
+    assert having(None, 0, "other shards") == having(None, 0, [("a", 1.0), ("b", 1.0)]) == 0
+    assert having(None, 3, [(own, 0.5)]) == 1
+    assert having(None, 3, [("other", 1.0), (own, 1.0)]) is None
 
 
 def test_errors_are_counted_over_all_rows_together() -> None:

@@ -68,7 +68,7 @@ def test_a_budget_cuts_or_pads_as_the_training_did(rot: RoT, rows: list[Row]) ->
     assert (len(resampled.latents_KD), resampled.text) == (3, rows[9].cot)
     short = TrueLatents(with_recipe(rot, budget=4, fit="pad")).of(rows[:1], 4)[0]
     assert short is not None
-    assert short.shown == [rows[0].cot, "", "", ""]
+    assert (short.said, short.shown) == (1, [rows[0].cot, "", "", ""])
     blank = torch.from_numpy(blank_latent(rot.backbone.folder))
     assert_close(short.latents_KD[1:], blank.expand(3, -1))
 
