@@ -15,12 +15,14 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from rotdata.shards import EmbeddingShards
+from rotdata.shards import EmbeddingShards, Texts
 from rotdata.targets import Longer, TargetSettings, shorten
 from rottrain.backbone import Backbone
 from rottrain.config import Fit
 from rottrain.glyphs import NOTHING, Alphabet
-from rottrain.rows import RowReader, Selection
+from rottrain.rows import RowReader, Selection, lengths_of_rows
+
+_SAMPLED_QUESTIONS = 100
 
 
 class Batch(TypedDict):
@@ -103,6 +105,26 @@ class ShardRows(Dataset[Example]):
             answer_ids=self._backbone.answer_ids(rows.answers[row]),
         )
         return self._shape.example(example, rows.cots[row], rows.spans[row])
+
+    def lengths(self) -> NDArray[np.float64]:
+        """About how many positions each row takes: what rows of similar length are grouped by."""
+        selections, budget = self._reader.selections, self._shape.budget
+        rate = tokens_a_character(self._backbone, selections)
+
+        def length(texts: Texts, row: int) -> float:
+            latents = texts.num_latents[row]
+            if budget is not None:
+                latents = budget if self._shape.blank_D is not None else min(latents, budget)
+            return latents + rate * (len(texts.questions[row]) + len(texts.answers[row]))
+
+        return lengths_of_rows(selections, length)
+
+
+def tokens_a_character(backbone: Backbone, selections: Sequence[Selection]) -> float:
+    """Of the first questions: enough to tell long rows from short ones without the others' tokens."""
+    texts, _ = RowReader(selections, EmbeddingShards.read_texts).find(0)
+    sample = "\n".join(texts.questions[:_SAMPLED_QUESTIONS])
+    return len(backbone.text_ids(sample)) / max(1, len(sample))
 
 
 @dataclass(frozen=True)

@@ -26,10 +26,11 @@ app = typer.Typer(
 
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")]
 Shards = Annotated[
-    str,
+    list[str],
     typer.Option(
         "--shards",
-        help="Folder that rotdata embed made, or OWNER/NAME[@REVISION][/CONFIG[/SPLIT]] on the Hub.",
+        help="Folder that rotdata embed made, or OWNER/NAME[@REVISION][/CONFIG[/SPLIT]] on the Hub. Several are mixed; "
+        ":WEIGHT after one is how often an epoch takes each of its rows, 1 by default.",
     ),
 ]
 Model = Annotated[
@@ -45,6 +46,10 @@ Config = Annotated[Path | None, typer.Option("--config", help="YAML with recipe 
 MaxSteps = Annotated[int | None, typer.Option(help="Stop after so many steps.")]
 Epochs = Annotated[float | None, typer.Option(help="Passes over the shards.")]
 BatchSize = Annotated[int | None, typer.Option(help="Rows a step and device.")]
+GroupByLength = Annotated[
+    bool | None, typer.Option("--group-by-length/--shuffle", help="Rows of similar length share a batch.")
+]
+Workers = Annotated[int, typer.Option(min=0, help="Processes that read and tokenise rows ahead.")]
 Accumulate = Annotated[int | None, typer.Option(help="Batches averaged into one step.")]
 Lr = Annotated[float | None, typer.Option(help="Learning rate; the paper's is 2e-5.")]
 Scheduler = Annotated[Literal["constant", "linear", "cosine"] | None, typer.Option(help="Learning rate over time.")]
@@ -116,6 +121,7 @@ def stage1(
     max_steps: MaxSteps = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
+    group_by_length: GroupByLength = None,
     accumulate: Accumulate = None,
     lr: Lr = None,
     scheduler: Scheduler = None,
@@ -140,17 +146,18 @@ def stage1(
     resume: Resume = "auto",
     seed: Seed = None,
     limit: Limit = None,
+    workers: Workers = 0,
     report_to: ReportTo = "none",
     dry_run: DryRun = False,  # noqa: FBT002 -- a flag
     json_: Json = False,  # noqa: FBT002 -- a flag
 ) -> None:
     """Visual alignment: train the projection head to predict the latents of the rendered reasoning."""
-    overrides = _given(locals(), "shards out model config recipe resume limit report_to dry_run json_")
+    overrides = _given(locals(), "shards out model config recipe resume limit workers report_to dry_run json_")
     from rottrain.config import Stage1Config, load_yaml
     from rottrain.trainer import Running, plan_stage1, run_stage1
 
     chosen = load_yaml(Stage1Config, config, recipe=recipe, **overrides)
-    running = Running(resume=resume, limit=limit, report_to=report_to)
+    running = Running(resume=resume, limit=limit, workers=workers, report_to=report_to)
     if dry_run:
         _tell(plan_stage1(shards, model, chosen, running), as_json=json_)
     else:
@@ -169,6 +176,7 @@ def stage2(
     max_steps: MaxSteps = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
+    group_by_length: GroupByLength = None,
     accumulate: Accumulate = None,
     lr: Lr = None,
     scheduler: Scheduler = None,
@@ -192,17 +200,18 @@ def stage2(
     resume: Resume = "auto",
     seed: Seed = None,
     limit: Limit = None,
+    workers: Workers = 0,
     report_to: ReportTo = "none",
     dry_run: DryRun = False,  # noqa: FBT002 -- a flag
     json_: Json = False,  # noqa: FBT002
 ) -> None:
     """Latent fine-tuning: train a LoRA adapter to answer from the latents that the frozen head predicts."""
-    overrides = _given(locals(), "shards start out model config recipe resume limit report_to dry_run json_")
+    overrides = _given(locals(), "shards start out model config recipe resume limit workers report_to dry_run json_")
     from rottrain.config import Stage2Config, load_yaml
     from rottrain.trainer import Running, plan_stage2, run_stage2
 
     chosen = load_yaml(Stage2Config, config, recipe=recipe, **overrides)
-    running = Running(resume=resume, limit=limit, report_to=report_to)
+    running = Running(resume=resume, limit=limit, workers=workers, report_to=report_to)
     if dry_run:
         _tell(plan_stage2(shards, model, start, chosen, running), as_json=json_)
     else:
@@ -222,6 +231,7 @@ def sft(
     max_steps: MaxSteps = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
+    group_by_length: GroupByLength = None,
     accumulate: Accumulate = None,
     lr: Lr = None,
     scheduler: Scheduler = None,
@@ -238,17 +248,18 @@ def sft(
     resume: Resume = "auto",
     seed: Seed = None,
     limit: Limit = None,
+    workers: Workers = 0,
     report_to: ReportTo = "none",
     dry_run: DryRun = False,  # noqa: FBT002 -- a flag
     json_: Json = False,  # noqa: FBT002
 ) -> None:
     """Fine-tuning in words on the same rows: the baselines that latents are compared with."""
-    overrides = _given(locals(), "shards out model config recipe resume limit report_to dry_run json_")
+    overrides = _given(locals(), "shards out model config recipe resume limit workers report_to dry_run json_")
     from rottrain.config import SftConfig, load_yaml
     from rottrain.trainer import Running, plan_sft, run_sft
 
     chosen = load_yaml(SftConfig, config, recipe=recipe, **overrides)
-    running = Running(resume=resume, limit=limit, report_to=report_to)
+    running = Running(resume=resume, limit=limit, workers=workers, report_to=report_to)
     if dry_run:
         _tell(plan_sft(shards, model, chosen, running), as_json=json_)
     else:

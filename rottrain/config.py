@@ -132,6 +132,8 @@ class TrainConfig:
     """What learns beside what a stage always trains: nothing, LoRA, all of the language model, or its output rows."""
     lora: LoraSettings = LoraSettings()
     batch_size: int = 16
+    group_by_length: bool = False
+    """Whether rows of similar length share a batch: less padding, a less random order."""
     accumulate: int = 1
     """Batches whose gradients are averaged into one step."""
     epochs: float = 1.0

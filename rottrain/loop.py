@@ -75,14 +75,14 @@ class Trained:
     """Median of the steps after the first one; None if there was none."""
 
 
-def train(lesson: Lesson, out: Path, *, resume: str, report_to: str) -> Trained:
+def train(lesson: Lesson, out: Path, *, resume: str, report_to: str, workers: int) -> Trained:
     """Run the Trainer to its end. Raises Interrupted, TrainingError."""
     learner = lesson.learner
     keeper, clock = _RunKeeper(out), _Clock()
     trainer = StageTrainer(
         learner,
         lesson.order,
-        _arguments(out, learner, report_to),
+        _arguments(out, learner, report_to, workers),
         train_dataset=lesson.rows,
         data_collator=lesson.collate,
         callbacks=[clock, keeper, _Progress()],
@@ -343,7 +343,7 @@ def complete_states(out: Path) -> list[Path]:
     return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
 
 
-def _arguments(out: Path, learner: Learner | TextLearner, report: str) -> TrainingArguments:
+def _arguments(out: Path, learner: Learner | TextLearner, report: str, workers: int) -> TrainingArguments:
     recipe = learner.recipe
     return TrainingArguments(
         output_dir=str(out),
@@ -365,6 +365,8 @@ def _arguments(out: Path, learner: Learner | TextLearner, report: str) -> Traini
         ddp_find_unused_parameters=False,
         report_to=report,
         use_cpu=learner.backbone.device.type == "cpu",
+        dataloader_num_workers=workers,
+        dataloader_persistent_workers=workers > 0,
         dataloader_pin_memory=learner.backbone.device.type != "cpu",
         disable_tqdm=True,
     )
@@ -388,6 +390,11 @@ def _resume_from(out: Path, resume: str) -> str | None:
 def is_main() -> bool:
     """Whether this is the only process of a run, or the first of several."""
     return os.environ.get("RANK", "0") == "0"
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def leave_group() -> None:

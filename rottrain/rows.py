@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
 from rotdata.errors import UsageError
-from rotdata.shards import EmbeddingShards
+from rotdata.shards import EmbeddingShards, Texts
 
 Group = TypeVar("Group")
 
@@ -126,6 +126,12 @@ class RowReader(Generic[Group]):
             if len(cache) > _CACHED_GROUPS:
                 cache.popitem(last=False)
         return cache[group]
+
+
+def lengths_of_rows(selections: Sequence[Selection], length: Callable[[Texts, int], float]) -> NDArray[np.float64]:
+    """The length of every row, of its group's texts and its place among them: [N]. Embeddings are not read."""
+    reader = RowReader(selections, EmbeddingShards.read_texts)
+    return np.array([length(*reader.find(index)) for index in range(len(reader))])
 
 
 class RowOrder(Sampler[int]):

@@ -11,17 +11,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NotRequired, TypedDict
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 -- torch's own name for it
 from torch.utils.data import Dataset
 
-from rotdata.shards import EmbeddingShards
+from rotdata.shards import EmbeddingShards, Texts
 from rottrain.backbone import Backbone
 from rottrain.batches import pad_ids
 from rottrain.config import SftConfig, SftMode
 from rottrain.losses import IGNORED, mean_of_samples
-from rottrain.rows import RowReader, Selection
+from rottrain.rows import RowReader, Selection, lengths_of_rows
 
 
 class TextBatch(TypedDict):
@@ -64,6 +66,15 @@ class TextRows(Dataset[TextExample]):
             self._backbone, self._mode, question=texts.questions[row], cot=texts.cots[row], answer=texts.answers[row]
         )
         return TextExample(texts.ids[row], texts.questions[row], texts.answers[row], given, taught)
+
+    def lengths(self) -> NDArray[np.float64]:
+        """Characters of each row: what rows of similar length are grouped by."""
+
+        def length(texts: Texts, row: int) -> int:
+            reasoning = len(texts.cots[row]) if self._mode == "cot" else 0
+            return len(texts.questions[row]) + reasoning + len(texts.answers[row])
+
+        return lengths_of_rows(self._reader.selections, length)
 
 
 def taught_ids(

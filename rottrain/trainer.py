@@ -29,7 +29,7 @@ from rotdata.models import ModelFolder, find_model
 from rotdata.shards import EmbeddingShards, locked, write_atomically
 from rottrain import checkpoints, loop, scoring
 from rottrain.backbone import Backbone
-from rottrain.batches import Collator
+from rottrain.batches import Collator, ShardRows
 from rottrain.checkpoints import CheckpointConfig
 from rottrain.config import (
     LatentConfig,
@@ -103,7 +103,9 @@ class Running:
     resume: str = "auto"
     """auto, never, or a checkpoint-STEP folder."""
     limit: int | None = None
-    """Use no more than this many rows."""
+    """Use no more than this many rows of each folder."""
+    workers: int = 0
+    """Processes that read and tokenise rows ahead of each training process; 0: it does so itself."""
     report_to: str = "none"
     """A tracker, as transformers names it."""
 
@@ -221,10 +223,11 @@ def _sft(shards: Shards, model: str, config: SftConfig, running: Running) -> _Wa
         examples = [held_out[index] for index in range(len(held_out))]
         _let_learn(backbone, config, train_tokens=False)
         learner = TextLearner(backbone, config)
+        rows = TextRows(kept, backbone, config.mode)
         return Lesson(
             learner=learner,
-            rows=TextRows(kept, backbone, config.mode),
-            order=RowOrder(kept, seed=config.seed),
+            rows=rows,
+            order=_order(kept, config, rows),
             collate=TextCollator(backbone.pad_id),
             held_out=examples,
             validate=lambda: validate_text(learner, examples, kind=_kind_of_answers(selections)),
@@ -270,11 +273,18 @@ def _latent_lesson(
     return Lesson(
         learner=learner,
         rows=supply.rows,
-        order=RowOrder(supply.selections, seed=recipe.seed),
+        order=_order(supply.selections, recipe, supply.rows),
         collate=Collator(backbone.pad_id),
         held_out=supply.held_out,
         validate=lambda: validate(learner, supply.held_out),
     )
+
+
+def _order(selections: Sequence[Selection], recipe: TrainConfig, rows: ShardRows | TextRows) -> RowOrder:
+    """How an epoch goes through the rows."""
+    lengths_N = rows.lengths() if recipe.group_by_length else None
+    step_rows = recipe.batch_size * loop.processes()
+    return RowOrder(selections, seed=recipe.seed, lengths_N=lengths_N, step_rows=step_rows)
 
 
 def _let_learn(backbone: Backbone, recipe: TrainConfig, *, train_tokens: bool) -> None:
@@ -301,7 +311,10 @@ def _run(wanted: _Wanted, out: Path) -> Outcome:
             result = checkpoints.load_config(out).result
         else:
             lesson = wanted.build()
-            trained = loop.train(lesson, out, resume=wanted.running.resume, report_to=wanted.running.report_to)
+            running = wanted.running
+            trained = loop.train(
+                lesson, out, resume=running.resume, report_to=running.report_to, workers=running.workers
+            )
             result, ran = trained.result, _ran(lesson.learner.backbone, trained.step_seconds)
             if is_main():
                 _save(lesson, wanted, out, result)

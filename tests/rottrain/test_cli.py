@@ -247,6 +247,7 @@ def test_options_change_what_the_file_says(run_rottrain: Run, stage1_arguments: 
         "--epochs": ("epochs", 3.0),
         "--batch-size": ("batch_size", 3),
         "--accumulate": ("accumulate", 2),
+        "--group-by-length": ("group_by_length", True),
         "--lr": ("lr", 1e-3),
         "--scheduler": ("scheduler", "cosine"),
         "--warmup-steps": ("warmup_steps", 1),
@@ -256,7 +257,7 @@ def test_options_change_what_the_file_says(run_rottrain: Run, stage1_arguments: 
         "--answer-weight": ("answer_weight", 0.5),
         "--seed": ("seed", 7),
     }
-    given = [part for option, (_, value) in options.items() for part in (option, value)]
+    given = [part for option, (_, value) in options.items() for part in (option, value) if part is not True]
     assert run_rottrain(*stage1_arguments, *given, "--limit", 9, "--log-steps", 1, "--save-steps", 1).code == 0
     run = checkpoints.load_config(tmp_path / "out").run
     assert {name: run["recipe"][name] for name, _ in options.values()} == dict(options.values())
@@ -281,6 +282,7 @@ def test_every_option_of_a_stage_is_a_key_of_its_recipe(name: str, config: Any) 
         "help",
         "recipe",
         "report_to",
+        "workers",
         "dry_run",
     }
     recipe = {parameter.name for parameter in command.params} - apart

@@ -43,7 +43,7 @@ def test_a_pushed_folder_is_trained_on_as_if_it_were_here(tiny_folder: Path, emb
         run("rottrain", "stage1", "--shards", embedded, "--out", tmp_path / "local", *model)
         for number, name in enumerate(("tester/rows", f"hf://datasets/tester/rows/{pushed['config']}/train")):
             out = tmp_path / f"streamed-{number}"
-            run("rottrain", "stage1", "--shards", name, "--out", out, *model)
+            run("rottrain", "stage1", "--shards", name, "--out", out, *model, "--workers", number)
             for file in (tmp_path / "local").glob("*.safetensors"):
                 mine, theirs = load_file(out / file.name), load_file(file)
                 assert all((mine[key] == theirs[key]).all() for key in theirs)

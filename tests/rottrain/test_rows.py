@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from accelerate.data_loader import BatchSamplerShard
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.data import BatchSampler
 
 from rotdata import pipeline
 from rotdata.corpora import Source
@@ -217,3 +219,17 @@ def test_steps_of_similar_rows_are_shuffled() -> None:
     steps = np.array(list(order)).reshape(-1, 4)[:, 0]
     assert sorted(steps) == list(range(0, 128, 4))
     assert steps.tolist() != sorted(steps)
+
+
+@pytest.mark.parametrize("by_length", [False, True])
+def test_processes_take_equal_steps_of_rows_that_no_other_takes(by_length: bool) -> None:
+    lengths = np.arange(24) % 7 if by_length else None
+    order = RowOrder([selection(15), selection(9)], seed=0, lengths_N=lengths, step_rows=4)
+    alone = [set(batch) for batch in BatchSampler(order, batch_size=4, drop_last=False)]
+    ranks = [
+        list(BatchSamplerShard(BatchSampler(order, batch_size=2, drop_last=False), num_processes=2, process_index=rank))
+        for rank in range(2)
+    ]
+    together = [set(left) | set(right) for left, right in zip(*ranks, strict=True)]
+    assert together == alone
+    assert sorted(row for step in together for row in step) == list(range(24))

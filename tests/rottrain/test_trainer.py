@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 import signal
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -59,10 +60,19 @@ def out(tmp_path: Path) -> Path:
 def first(embedded: Path, tiny_folder: Path) -> Run:
     """Stage 1 on the toy shards: two epochs of three steps."""
 
-    def run(out: Path, *, resume: str = "auto", limit: int | None = None, **recipe: Any) -> Outcome:
+    def run(
+        out: Path,
+        *,
+        weights: Sequence[float] | None = None,
+        resume: str = "auto",
+        limit: int | None = None,
+        workers: int = 0,
+        **recipe: Any,
+    ) -> Outcome:
         defaults = {"rollout": "teacher", "batch_size": 4, "epochs": 2, "lr": 1e-2, "head": HEAD_16, "log_steps": 1}
         config = Stage1Config(**defaults | recipe)
-        return run_stage1(embedded, str(tiny_folder), out, config, Running(resume=resume, limit=limit))
+        shards = embedded if weights is None else [f"{embedded}:{weight}" for weight in weights]
+        return run_stage1(shards, str(tiny_folder), out, config, Running(resume=resume, limit=limit, workers=workers))
 
     return run
 
@@ -356,6 +366,38 @@ def test_every_row_is_seen_once_an_epoch_and_the_order_changes(first: Run, out: 
     assert sorted(epochs[0]) == sorted(epochs[1])
 
 
+def test_folders_are_mixed_by_weight(first: Run, out: Path, steps: list[Any], embedded: Path) -> None:
+    first(out, weights=(1, 0.5), batch_size=5)
+    assert [step for step, _ in steps] == [1, 2, 3, 4, 5, 6]
+    counts = Counter(row for _, rows in steps for row in rows)
+    assert set(counts.values()) == {3}  # twice from the one in two epochs, once from the other
+    fingerprint = trainer.EmbeddingShards(embedded).manifest.fingerprint
+    assert checkpoints.load_config(out).run["shards"] == [[fingerprint, 1.0], [fingerprint, 0.5]]
+
+
+def test_rows_of_similar_length_share_a_batch(first: Run, tmp_path: Path) -> None:
+    def padding(**recipe: Any) -> int:
+        shapes: list[tuple[int, ...]] = []
+        compute_loss = StageTrainer.compute_loss
+
+        def noting(self: StageTrainer, model: Any, inputs: Any, *rest: Any, **options: Any) -> Any:
+            shapes.append(inputs["targets_BKD"].shape)
+            return compute_loss(self, model, inputs, *rest, **options)
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(StageTrainer, "compute_loss", noting)
+            first(tmp_path / str(recipe), batch_size=2, epochs=1, **recipe)
+        return sum(rows * latents for rows, latents, _ in shapes)
+
+    assert padding(group_by_length=True) < padding(group_by_length=False)
+
+
+def test_processes_that_read_ahead_change_nothing(first: Run, tmp_path: Path) -> None:
+    alone, helped = first(tmp_path / "alone"), first(tmp_path / "helped", workers=2)
+    assert alone.loss == helped.loss
+    assert contents(tmp_path / "alone") == contents(tmp_path / "helped")
+
+
 def test_a_limit_keeps_to_the_first_rows(first: Run, out: Path, steps: list[Any]) -> None:
     assert first(out, limit=5).steps == 4
     assert len({row for _, rows in steps for row in rows}) == 5
@@ -471,6 +513,7 @@ def test_a_state_holds_no_frozen_weight(second: Run, out: Path, at_step: Callabl
 RUNS = {
     "stage1": ("first", {}),
     "stage1-student-accumulated": ("first", {"rollout": "student", "accumulate": 2, "epochs": 3}),
+    "stage1-folders": ("first", {"weights": (1, 0.5), "group_by_length": True, "validation_rows": 3}),
     "stage1-mixed": ("first", {"precision": "mixed", "trainable": "full", "rollout": "jacobi:0-1"}),
     "stage2-dropout": ("second", {}),
     "stage2-student-scheduled": (
@@ -697,6 +740,15 @@ def test_stage_2_refuses_shards_of_another_encoding_than_stage_1(
     with pytest.raises(ShardMismatch) as refusal:
         second(tmp_path / "out", shards=tmp_path / "shards")
     assert all(value[:12] in str(refusal.value) for value in values)
+
+
+def test_folders_of_two_styles_are_not_learnt_together(
+    tiny_folder: Path, tmp_path: Path, embedded: Path, out: Path
+) -> None:
+    pipeline.render(Source(location="toy", corpus="toy", limit=2), StripStyle(padding_px=8), tmp_path / "strips")
+    pipeline.embed(tmp_path / "strips", load_encoder(find_model(str(tiny_folder)), device="cpu"), tmp_path / "shards")
+    with pytest.raises(ShardMismatch, match="latents of two styles can't be learnt together"):
+        run_stage1([embedded, tmp_path / "shards"], str(tiny_folder), out, Stage1Config())
 
 
 def test_shards_without_rows_are_refused(first: Run, tiny_folder: Path, tmp_path: Path) -> None:
