@@ -20,6 +20,7 @@ Trainable = Literal["head", "lora", "full", "lm-head"]
 Scaling = Literal["none", "global", "dimension"]
 Alignment = Literal["mse", "cosine", "huber"]
 Fit = Literal["pad", "truncate", "resample"]
+AnswerAfter = Literal["budget", "drawn"]
 Scheduler = Literal["constant", "linear", "cosine"]
 Reduction = Literal["mean", "sum"]
 Activation = Literal["swiglu", "gelu", "relu"]
@@ -198,6 +199,9 @@ class LatentConfig(TrainConfig):
     """Over the dimensions of a latent: the mean, as the reference has it, or the sum, as the paper writes."""
     answer_weight: float = 1.0
     """Weight of the cross-entropy of end token and answer, given the latents."""
+    answer_after: AnswerAfter = "budget"
+    """How many latents come before end token and answer in training: all, or, drawn for each row and step, any number
+    from the last that says something on, so that a thought that was stopped is nothing new."""
     glyph_weight: float = 0.0
     """Weight of the glyph probe's cross-entropy: it names the characters that each predicted latent shows."""
     halt_weight: float = 0.0
@@ -211,6 +215,7 @@ class LatentConfig(TrainConfig):
         rollout_phases(self.rollout)
         _check_choice(self, "fit", get_args(Fit))
         _check_choice(self, "alignment", get_args(Alignment))
+        _check_choice(self, "answer_after", get_args(AnswerAfter))
         _check_choice(self, "align_reduction", get_args(Reduction))
 
 
@@ -261,6 +266,7 @@ class SftConfig(TrainConfig):
 _FAST = {
     "trainable": "full",
     "align_weight": 1.0,
+    "answer_after": "drawn",
     "glyph_weight": 0.5,
     "halt_weight": 0.1,
     "input_noise": 0.3,
@@ -270,7 +276,7 @@ _FAST = {
 RECIPES: dict[Recipe, dict[type[TrainConfig], dict[str, Any]]] = {
     "paper": {Stage1Config: {}, Stage2Config: {}, SftConfig: {}},
     "fast": {
-        Stage1Config: _FAST | {"scaling": "dimension", "rollout": "teacher, jacobi:0-1@0.75"},
+        Stage1Config: _FAST | {"scaling": "dimension", "rollout": "teacher, jacobi:0-1@0.5"},
         Stage2Config: _FAST
         | {
             "train_head": True,

@@ -44,7 +44,7 @@ def run_demo(out: Path, *, rows: int, stage1_steps: int, stage2_steps: int) -> l
     record["verify"] = _step("rotdata", "verify", embedded)
     record["stage1"] = _step(
         "rottrain", "stage1", "--shards", embedded, "--model", "tiny", "--out", first,
-        "--max-steps", stage1_steps, "--rollout", "teacher, jacobi:0-1@0.5", *RECIPE,
+        "--max-steps", stage1_steps, *RECIPE,
     )  # fmt: skip
     record["stage2"] = _step(
         "rottrain", "stage2", "--shards", embedded, "--model", "tiny", "--from", first, "--out", second,

@@ -89,6 +89,15 @@ class Learner(nn.Module):
             reduction=self.recipe.align_reduction,
         )
 
+    def answered_after(self, batch: Batch) -> Tensor:
+        """Latents that each row's answer is given in this step, [B]."""
+        counts_B = batch["targets_mask_BK"].sum(dim=1)
+        if self.recipe.answer_after == "budget" or not self.training:
+            return counts_B
+        said_B = batch["last_B"] + 1
+        share_B = torch.rand(len(said_B), device=said_B.device)
+        return said_B + (share_B * (counts_B - said_B + 1)).long()
+
     def trained(self) -> dict[str, nn.Parameter]:
         """The parameters that learn, by name."""
         return {name: value for name, value in self.named_parameters() if value.requires_grad}
@@ -117,7 +126,8 @@ class Learner(nn.Module):
         """The losses that the recipe gives a weight, and the alignment in any case."""
         parts = {"alignment": self.alignment(predicted, batch)}
         if self.recipe.answer_weight:
-            parts["answer"] = answer_loss(*rollout.answer_pass(self.backbone, prompt, batch, predicted.latents_BKD))
+            given = predicted.latents_BKD, self.answered_after(batch)
+            parts["answer"] = answer_loss(*rollout.answer_pass(self.backbone, prompt, batch, *given))
         if self.recipe.glyph_weight and self.probe is not None:
             named = self.probe(self.head.scaled(predicted.latents_BKD))
             parts["glyphs"] = glyph_loss(named, batch["glyphs_BKS"], batch["targets_mask_BK"])

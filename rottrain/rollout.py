@@ -162,13 +162,16 @@ def iterate(backbone: Backbone, head: nn.Module, prompt: Prompt, start_BKD: Tens
     return given_BKD
 
 
-def answer_pass(backbone: Backbone, prompt: Prompt, batch: Batch, latents_BKD: Tensor) -> tuple[Tensor, Tensor]:
+def answer_pass(
+    backbone: Backbone, prompt: Prompt, batch: Batch, latents_BKD: Tensor, counts_B: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """Logits and labels of end token and answer, given the latents: ([B, A + 1, V], [B, A + 1]).
 
-    Differentiable in the latents, and in the prompt if that is. Labels beyond a row's answer are ignored ones.
+    `counts_B` says how many of its latents each row is given, at least one; by default all. Differentiable in the
+    latents, and in the prompt if that is. Labels beyond a row's answer are ignored ones.
     """
     answer_ids, answer_mask = batch["answer_ids_BA"], batch["answer_mask_BA"]
-    counts_B1 = batch["targets_mask_BK"].sum(dim=1, keepdim=True)
+    counts_B1 = (batch["targets_mask_BK"].sum(dim=1) if counts_B is None else counts_B)[:, None]
     end_B1 = torch.full_like(answer_ids[:, :1], backbone.end_id)
     closing_BAD = backbone.embed(torch.cat([end_B1, answer_ids], dim=1))
     joined_BTD = close_gaps(latents_BKD.to(closing_BAD.dtype), counts_B1, closing_BAD)

@@ -101,6 +101,31 @@ def test_answer_logits_equal_a_plain_full_pass(backbone: Backbone, examples: lis
 
 
 @torch.no_grad()
+def test_an_answer_after_fewer_latents_is_that_of_a_shorter_row(
+    backbone: Backbone, examples: list[Example], batch: Batch
+) -> None:
+    prompt, counts = read(backbone, batch), [max(1, len(example.targets_KD) - 1) for example in examples]
+    logits, _ = rollout.answer_pass(backbone, prompt, batch, batch["targets_BKD"], torch.tensor(counts))
+    for row, (example, count) in enumerate(zip(examples, counts, strict=True)):
+        expected, _ = naive_answer(backbone, example, torch.from_numpy(example.targets_KD[:count]))
+        assert_close(logits[row, : len(expected)], expected, **CLOSE)
+
+
+def test_answers_are_drawn_from_the_last_latent_that_says_something_on(
+    backbone: Backbone, head: ProjectionHead
+) -> None:
+    said = [2, 5, 1]
+    batch = as_batch(backbone, random_examples(backbone, counts=(5, 5, 5)))
+    batch["last_B"] = torch.tensor(said) - 1
+    learner = Learner(backbone, head, Stage1Config(answer_after="drawn")).train()
+    drawn = torch.stack([learner.answered_after(batch) for _ in range(200)])
+    assert [set(row.tolist()) for row in drawn.T] == [set(range(first, 6)) for first in said]
+    assert learner.eval().answered_after(batch).tolist() == [5, 5, 5]
+    whole = Learner(backbone, head, Stage1Config()).train()
+    assert whole.answered_after(batch).tolist() == [5, 5, 5]
+
+
+@torch.no_grad()
 def test_the_first_latent_of_both_rollouts_is_the_same(backbone: Backbone, head: ProjectionHead, batch: Batch) -> None:
     unrolled, forced = student(backbone, head, batch), teacher(backbone, head, batch)
     assert_close(unrolled[:, 0], forced[:, 0], **CLOSE)
