@@ -1,8 +1,8 @@
 """Runs the steps of a plan, several at a time, and gathers what they said.
 
-OUT/steps/KEY is one step: the folder `made` that its command writes, its log.txt, and result.json once it has finished.
-A step that has one is not run again, and a training that was stopped goes on where it was, so the same command resumes.
-A step that fails takes with it what needs it and nothing else.
+OUT/steps/KEY is one step: the folder `made` that its command writes, its recipe.yaml if it has one, its log.txt, and
+result.json once it has finished. A step that has one is not run again, and a training that was stopped goes on where it
+was, so the same command resumes. A step that fails takes with it what needs it and nothing else.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import yaml
+
 from rotdata.console import say
 from rotdata.errors import Interrupted, OutputOccupied, UsageError
 from rotdata.shards import locked, write_atomically
 from rottrain import history, tables
-from rottrain.grid import Plan, Run, Step
+from rottrain.grid import Plan, Run, Step, recipe_file
 from rottrain.tables import FAILURE, HISTORY, RESULTS, Row
 
 STEPS, MADE, DONE, LOG, SAID = "steps", "made", "result.json", "log.txt", "said.json"
@@ -178,6 +180,8 @@ class _Team:
         place.mkdir(exist_ok=True)
         if any(word.step == "" for word in step.words):  # it is told to write there, but makes no folder itself
             (place / MADE).mkdir(exist_ok=True)
+        if step.recipe:
+            write_atomically(recipe_file(place / MADE), yaml.safe_dump(dict(step.recipe)).encode())
         words = self._plan.words(step, lambda key: self._folder / key / MADE)
         with (place / LOG).open("ab") as log, (place / SAID).open("wb") as said:
             log.write(f"$ {shlex.join(words)}\n".encode())

@@ -5,7 +5,7 @@
     steps:
       strips: {run: rotdata render toy, with: {limit: $rows, cells: 4}}
       latents: {run: rotdata embed @strips}
-      stage1: {run: rottrain stage1, with: {shards: "@latents", head-activation: $activation, seed: $seed}}
+      stage1: {run: rottrain stage1, with: {shards: "@latents", config.head.activation: $activation, seed: $seed}}
       answers: {run: rottrain eval @stage1 toy, with: {split: validation, limit: 500}}
     tables:
       heads:
@@ -18,10 +18,10 @@
           GELU: {activation: gelu}
           budgets: {answers.budget: [8, 16, 32]}
 
-`$name` stands for a value, `@step` for the folder that a step makes and `@` for a step's own; an arm sets values or
-single options, and a list makes a run of each, an empty list of seeds none. A step's key is a hash of its command, of
-the keys of the steps that it builds on, and of the contents of files that it names, so that equal steps are one.
-docs/ablate.md says it for users.
+`$name` stands for a value, `@step` for the folder that a step makes and `@` for a step's own; `config.KEY` is a key of
+a training's recipe, for which there need be no option. An arm sets values or single options, and a list makes a run of
+each, an empty list of seeds none. A step's key is a hash of its command, of the keys of what it builds on, and
+of the contents of files that it names, so that equal steps are one. docs/ablate.md says it for users.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ import hashlib
 import itertools
 import json
 import re
-import reprlib
 import shlex
 import string
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -44,7 +43,9 @@ import yaml
 from rotdata import __version__
 from rotdata.errors import UsageError
 from rotdata.models import TINY_FOLDER
-from rottrain.config import from_dict
+from rottrain import checked
+from rottrain.checked import Scalar, short
+from rottrain.config import SftConfig, Stage1Config, Stage2Config, from_dict
 from rottrain.tables import RESULT, Plot, Section, Table
 
 MAKING = frozenset({"rotdata render", "rotdata embed", "rottrain stage1", "rottrain stage2", "rottrain sft"})
@@ -55,6 +56,9 @@ LOOKING = frozenset(
 """Commands that only say something."""
 MOST_RUNS = 10_000
 _NAME = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}")
+_OPTION = re.compile(r"[A-Za-z][A-Za-z0-9_-]{0,39}|config(\.[A-Za-z][A-Za-z0-9_]{0,39}){1,3}")
+_RECIPE = "config."
+_RECIPES = {"rottrain stage1": Stage1Config, "rottrain stage2": Stage2Config, "rottrain sft": SftConfig}
 _WITHIN = re.compile(r"(/[A-Za-z0-9_][A-Za-z0-9_.-]*)+")
 _FILE = ("title", "about", "values", "steps", "tables")
 _STEP = ("run", "with", "alone")
@@ -62,7 +66,6 @@ _TABLE = ("title", "about", "seeds", "measure", "of", "by", "columns", "plots", 
 _PLOT = tuple(each.name for each in fields(Plot))
 _KEY_LENGTH = 12
 
-Scalar = str | int | float | bool | None
 Identify = Callable[[str], str | None]
 Check = Callable[[Sequence[str]], None]
 
@@ -85,6 +88,8 @@ class Step:
     command: str
     """Program and command: rottrain stage1."""
     words: tuple[Word, ...]
+    recipe: Mapping[str, Any]
+    """Keys of a training's recipe, for its --config."""
     needs: tuple[str, ...]
     """Keys of the steps whose folders it reads."""
     alone: bool
@@ -121,9 +126,16 @@ class Plan:
         words = step.command.split()
         for word in step.words:
             words.append(word.text if word.step is None else f"{folder(word.step or step.key)}{word.text}")
+        if step.recipe:
+            words += ["--config", str(recipe_file(folder(step.key)))]
         if step.command in MAKING:
             words += ["--out", str(folder(step.key))]
         return words
+
+
+def recipe_file(folder: Path) -> Path:
+    """Where the recipe of a training lies that writes into `folder`."""
+    return folder.with_name("recipe.yaml")
 
 
 def load(
@@ -134,9 +146,8 @@ def load(
     `identify` says what a word stands for beside itself, by default the contents of the file or model that it names;
     `check` refuses command lines that can't be. Raises UsageError, which says where in the file something is wrong.
     """
-    content = _read(file)
     try:
-        return _Reader(content, given or {}, identify or contents_of).plan(check)
+        return _Reader(checked.read(file), given or {}, identify or contents_of).plan(check)
     except UsageError as error:
         raise UsageError(f"{file}: {error}") from error
 
@@ -153,25 +164,6 @@ def given_values(assignments: Sequence[str]) -> dict[str, Any]:
         if not sign:
             raise UsageError(f"--set takes NAME=VALUE, got {each!r}")
     return values
-
-
-class _UniqueKeys(yaml.SafeLoader):
-    """A loader to which a key that stands twice in a mapping is an error, not the later one."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:  # noqa: FBT001, FBT002
-        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
-        for key in keys:
-            if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"{key!r} stands twice", node.start_mark)
-        return super().construct_mapping(node, deep)
-
-
-def _read(file: Path) -> Mapping[str, Any]:
-    try:
-        content = yaml.load(file.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506 -- a SafeLoader
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        raise UsageError(f"{file} can't be read as YAML: {error}") from error
-    return _mapping(str(file), content)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -201,23 +193,22 @@ class _Reader:
     """Turns a parsed file into a plan."""
 
     def __init__(self, content: Mapping[str, Any], given: Mapping[str, Any], identify: Identify) -> None:
-        _known(
-            "the file", content, ("title", "about", "values", "steps", "tables"), needed=("title", "steps", "tables")
-        )
+        checked.record("it", content, _FILE, needed=("title", "steps", "tables"))
         self._content = content
         self._identify = identify
         self._values = self._read_values(content.get("values") or {}, given)
         self._templates = {
-            _name("a step", name): _template(name, each) for name, each in _mapping("steps", content["steps"]).items()
+            _name("a step", name): _template(name, each)
+            for name, each in checked.mapping("steps", content["steps"]).items()
         }
         self._steps: dict[str, Step] = {}
 
     def plan(self, check: Check | None) -> Plan:
         runs: list[Run] = []
         tables: dict[str, Table] = {}
-        for name, content in _mapping("tables", self._content["tables"]).items():
+        for name, content in checked.mapping("tables", self._content["tables"]).items():
             where = f"table {_name('a table', name)}"
-            _known(where, _mapping(where, content), _TABLE, needed=("title", "measure", "columns", "arms"))
+            checked.record(where, content, _TABLE, needed=("title", "measure", "columns", "arms"))
             shown, of_table = _shown(where, content), list(self._runs_of(name, content))
             if of_table:
                 tables[name] = shown
@@ -227,30 +218,34 @@ class _Reader:
         if check:
             self._check(check)
         section = Section(
-            title=_text("title", self._content["title"]),
-            about=_text("about", self._content.get("about", "")),
+            title=checked.text("title", self._content["title"]),
+            about=checked.text("about", self._content.get("about", "")),
             values={name: value for name, value in self._values.items() if not _is_reference(value)},
             tables=tables,
         )
         return Plan(runs=tuple(runs), steps=self._steps, section=section)
 
     def _read_values(self, content: Any, given: Mapping[str, Any]) -> dict[str, Any]:
-        values = dict(_mapping("values", content))
+        values = dict(checked.mapping("values", content))
         if unknown := sorted(set(given) - set(values)):
             raise UsageError(f"there is no value {', '.join(unknown)} to set: known are {', '.join(values)}")
         for name, value in (values | dict(given)).items():
             if _name("a value", name) in {"seed", "measure"}:
                 raise UsageError(f"a value is not to be named {name}, which means something in an arm: rename it")
-            values[name] = [_scalar(name, each) for each in value] if isinstance(value, list) else _scalar(name, value)
+            values[name] = (
+                [checked.scalar(name, each) for each in value]
+                if isinstance(value, list)
+                else checked.scalar(name, value)
+            )
         return values
 
     def _runs_of(self, table: str, content: Mapping[str, Any]) -> Iterator[Run]:
         where = f"table {table}"
         seeds = _seeds(where, self._value(content.get("seeds", [0]), self._values, ()))
-        for arm, declared in _mapping(f"{where}, arms", content["arms"]).items():
+        for arm, declared in checked.mapping(f"{where}, arms", content["arms"]).items():
             here = f"{where}, arm {_arm_name(where, arm)}"
-            settings = dict(_mapping(here, declared if declared is not None else {}))
-            measured = tuple(_names(f"{here}, measure", settings.pop("measure", content["measure"])))
+            settings = dict(checked.mapping(here, declared if declared is not None else {}))
+            measured = tuple(checked.texts(f"{here}, measure", settings.pop("measure", content["measure"])))
             for name in measured:
                 self._template_of(here, name)
             for chosen in _grid(here, settings):
@@ -299,22 +294,28 @@ class _Reader:
                 scope.used.add(f"{step}.{option}")
         resolved = {option: self._lookup(name, value, scope) for option, value in options.items()}
         _check_options(name, template.command, resolved)
+        recipe = _recipe(name, template.command, resolved)
         texts = [self._lookup(name, word, scope) for word in template.words]
         words = [self._word(str(text), scope, (*path, name)) for text in texts]
         for option, value in resolved.items():
+            if option.startswith(_RECIPE):
+                continue
             if value is True:
                 words.append(Word(f"--{option}"))
             elif value is not None and value is not False:
                 words += [Word(f"--{option}"), self._word(str(value), scope, (*path, name))]
-        made = self._step(name, template, tuple(words), resolved.get("split"))
+        made = self._step(name, template, tuple(words), recipe, resolved.get("split"))
         self._steps.setdefault(made.key, made)
         scope.keys[name] = made.key
         return made.key
 
-    def _step(self, name: str, template: _Template, words: tuple[Word, ...], split: Any) -> Step:
+    def _step(
+        self, name: str, template: _Template, words: tuple[Word, ...], recipe: Mapping[str, Any], split: Any
+    ) -> Step:
         identity = {
             "version": __version__,
             "command": template.command,
+            "recipe": recipe,
             "words": [
                 [word.text, word.step, None if word.step is not None else self._identify(word.text)] for word in words
             ],
@@ -325,6 +326,7 @@ class _Reader:
             key=f"{name}-{digest[:_KEY_LENGTH]}",
             command=template.command,
             words=words,
+            recipe=recipe,
             needs=tuple(dict.fromkeys(word.step for word in words if word.step)),
             alone=template.alone,
             split=None if split is None else str(split),
@@ -369,12 +371,12 @@ class _Reader:
         name, slash, rest = text[1:].partition("/")
         within = f"{slash}{rest}"
         if within and not _WITHIN.fullmatch(within):
-            raise UsageError(f"step {path[-1]}: {_short(text)} is no path within the folder of a step")
+            raise UsageError(f"step {path[-1]}: {short(text)} is no path within the folder of a step")
         return Word(within, self._resolve(name, scope, path) if name else "")
 
     def _template_of(self, where: str, name: str) -> _Template:
         if name not in self._templates:
-            raise UsageError(f"{where} names a step {_short(name)}: known are {', '.join(self._templates)}")
+            raise UsageError(f"{where} names a step {short(name)}: known are {', '.join(self._templates)}")
         return self._templates[name]
 
     def _check(self, check: Check) -> None:
@@ -389,22 +391,22 @@ class _Reader:
 
 def _template(name: str, content: Any) -> _Template:
     where = f"step {name}"
-    _known(where, _mapping(where, content), _STEP, needed=("run",))
+    checked.record(where, content, _STEP, needed=("run",))
     try:
-        words = shlex.split(_text(f"{where}, run", content["run"]))
+        words = shlex.split(checked.text(f"{where}, run", content["run"]))
     except ValueError as error:
-        raise UsageError(f"{where}: {_short(content['run'])} is no command line: {error}") from error
+        raise UsageError(f"{where}: {short(content['run'])} is no command line: {error}") from error
     command = " ".join(words[:2])
     if command not in MAKING | LOOKING:
-        raise UsageError(f"{where} runs {_short(command)}: known are {', '.join(sorted(MAKING | LOOKING))}")
+        raise UsageError(f"{where} runs {short(command)}: known are {', '.join(sorted(MAKING | LOOKING))}")
     if flags := [word for word in words[2:] if word.startswith("-")]:
-        raise UsageError(f"{where}: options such as {_short(flags[0])} stand under with, without the --")
+        raise UsageError(f"{where}: options such as {short(flags[0])} stand under with, without the --")
     alone = content.get("alone", False)
     if not isinstance(alone, bool):
-        raise UsageError(f"{where}: alone is true or false, got {_short(alone)}")
+        raise UsageError(f"{where}: alone is true or false, got {short(alone)}")
     options = {
-        option: _scalar(f"{where}, {option}", value)
-        for option, value in _mapping(f"{where}, with", content.get("with") or {}).items()
+        option: checked.scalar(f"{where}, {option}", value)
+        for option, value in checked.mapping(f"{where}, with", content.get("with") or {}).items()
     }
     return _Template(command=command, words=tuple(words[2:]), options=options, alone=alone)
 
@@ -412,29 +414,53 @@ def _template(name: str, content: Any) -> _Template:
 def _check_options(step: str, command: str, options: Mapping[str, Any]) -> None:
     ours = {"json", "help"} | ({"out"} if command in MAKING else set())
     for option in options:
-        if not _NAME.fullmatch(option):
-            raise UsageError(f"step {step}: {_short(option)} is no option's name; they stand without the --")
+        if not _OPTION.fullmatch(option):
+            raise UsageError(f"step {step}: {short(option)} is no option's name; they stand without the --")
         if option in ours:
             raise UsageError(f"step {step}: --{option} is given by ablate itself")
+
+
+def _recipe(step: str, command: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options that are keys of a recipe, nested. Raises UsageError for what is no recipe of the command."""
+    recipe: dict[str, Any] = {}
+    for option, value in options.items():
+        if not option.startswith(_RECIPE) or value is None:
+            continue
+        *path, name = option.removeprefix(_RECIPE).split(".")
+        place = recipe
+        for each in path:
+            place = place.setdefault(each, {})
+        place[name] = value
+    if not recipe:
+        return recipe
+    if command not in _RECIPES:
+        raise UsageError(f"step {step}: {command} has no recipe that {_RECIPE} could give keys of")
+    if options.get("config") is not None:
+        raise UsageError(f"step {step}: give a config or keys of one, not both")
+    try:
+        from_dict(_RECIPES[command], {"mode": "cot"} | recipe if command == "rottrain sft" else recipe)
+    except UsageError as error:
+        raise UsageError(f"step {step}: {error}") from error
+    return recipe
 
 
 def _shown(where: str, content: Mapping[str, Any]) -> Table:
     """How a table is shown."""
     columns = {
-        str(name): _text(f"{where}, columns", written)
-        for name, written in _mapping(f"{where}, columns", content["columns"]).items()
+        str(name): checked.text(f"{where}, columns", written)
+        for name, written in checked.mapping(f"{where}, columns", content["columns"]).items()
     }
     plots = content.get("plots") or []
     if not isinstance(plots, list):
-        raise UsageError(f"{where}: plots is a list, got {_short(plots)}")
+        raise UsageError(f"{where}: plots is a list, got {short(plots)}")
     shown: dict[str, Any] = {
-        "title": _text(f"{where}, title", content["title"]),
-        "about": _text(f"{where}, about", content.get("about", "")),
-        "of": _text(f"{where}, of", content.get("of", RESULT)),
-        "by": _names(f"{where}, by", content.get("by") or []),
+        "title": checked.text(f"{where}, title", content["title"]),
+        "about": checked.text(f"{where}, about", content.get("about", "")),
+        "of": checked.text(f"{where}, of", content.get("of", RESULT)),
+        "by": checked.texts(f"{where}, by", content.get("by") or []),
     }
     for plot in plots:
-        _known(f"{where}, plots", _mapping(f"{where}, plots", plot), _PLOT, needed=("x", "y"))
+        checked.record(f"{where}, plots", plot, _PLOT, needed=("x", "y"))
     try:
         return Table(**shown, columns=columns, plots=[from_dict(Plot, dict(plot)) for plot in plots])
     except UsageError as error:
@@ -450,7 +476,9 @@ def _grid(where: str, settings: Mapping[str, Any]) -> Iterator[dict[str, Scalar]
         value = settings[name]
         if value == []:
             raise UsageError(f"{where}: the list of {name} is empty")
-        lists.append([_scalar(f"{where}, {name}", each) for each in (value if isinstance(value, list) else [value])])
+        lists.append(
+            [checked.scalar(f"{where}, {name}", each) for each in (value if isinstance(value, list) else [value])]
+        )
         runs *= len(lists[-1])
     if runs > MOST_RUNS:
         raise UsageError(f"{where} makes {runs} runs, more than {MOST_RUNS}: shorten its lists")
@@ -461,70 +489,29 @@ def _grid(where: str, settings: Mapping[str, Any]) -> Iterator[dict[str, Scalar]
 def _seeds(where: str, value: Any) -> list[int]:
     seeds = value if isinstance(value, list) else [value]
     if not all(isinstance(seed, int) and not isinstance(seed, bool) and seed >= 0 for seed in seeds):
-        raise UsageError(f"{where}: seeds are numbers from 0 on, got {_short(value)}")
+        raise UsageError(f"{where}: seeds are numbers from 0 on, got {short(value)}")
     if len(set(seeds)) < len(seeds):
-        raise UsageError(f"{where}: a seed stands twice in {_short(value)}")
+        raise UsageError(f"{where}: a seed stands twice in {short(value)}")
     return seeds
-
-
-def _names(where: str, value: Any) -> list[str]:
-    names = value if isinstance(value, list) else [value]
-    if not all(isinstance(name, str) for name in names):
-        raise UsageError(f"{where} is a name or a list of names, got {_short(value)}")
-    return names
 
 
 def _name(what: str, name: Any) -> str:
     """A name that may become part of a path. Raises UsageError."""
     if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise UsageError(
-            f"{_short(name)} is no name for {what}: letters, digits, - and _, a letter first, at most 40 of them"
+            f"{short(name)} is no name for {what}: letters, digits, - and _, a letter first, at most 40 of them"
         )
     return name
 
 
 def _arm_name(where: str, name: Any) -> str:
     if not isinstance(name, str) or not name.isprintable() or not 0 < len(name) <= 80:
-        raise UsageError(f"{where}: an arm's name is a line of at most 80 characters, got {_short(name)}")
+        raise UsageError(f"{where}: an arm's name is a line of at most 80 characters, got {short(name)}")
     return name
-
-
-def _mapping(where: str, value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise UsageError(f"{where} is a mapping of names to values, got {_short(value)}")
-    if odd := [key for key in value if not isinstance(key, str)]:
-        raise UsageError(f"{where}: {_short(odd[0])} is no name; put it in quotes if it is meant as one")
-    return value
-
-
-def _known(where: str, content: Mapping[str, Any], known: Sequence[str], *, needed: Sequence[str]) -> None:
-    if unknown := sorted(set(content) - set(known)):
-        listed = ", ".join(map(_short, unknown))
-        raise UsageError(f"{where} has unknown keys {listed}: known are {', '.join(known)}")
-    if missing := [name for name in needed if content.get(name) is None]:
-        raise UsageError(f"{where} lacks {', '.join(missing)}")
-
-
-def _text(where: str, value: Any) -> str:
-    if not isinstance(value, str):
-        raise UsageError(f"{where} is text, got {_short(value)}")
-    return value
-
-
-def _scalar(where: str, value: Any) -> Scalar:
-    if value is not None and not isinstance(value, str | int | float):  # a bool is an int
-        raise UsageError(f"{where} is a number, text, true, false or null, got {_short(value)}")
-    if isinstance(value, str) and "\0" in value:
-        raise UsageError(f"{where} holds a NUL character")
-    return value
 
 
 def _is_reference(value: Any) -> bool:
     return isinstance(value, str) and value.startswith("@")
-
-
-def _short(value: Any) -> str:
-    return reprlib.repr(value)
 
 
 @cache

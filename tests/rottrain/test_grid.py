@@ -116,6 +116,27 @@ def test_a_table_without_seeds_is_left_out(read: Load) -> None:
     assert {run.table for run in plan.runs} == {"stages"}
 
 
+def test_keys_of_a_recipe_are_checked_nested_and_part_of_the_step(read: Load) -> None:
+    arm = {"stage1.config.head.activation": ["relu", "gelu"], "stage1.config.adam_beta2": 0.9}
+    plan = read(declared(tables={"heads": table({"all": arm}, seeds=0)}), check=_check_words)
+    found = [step for step in plan.steps.values() if step.name == "stage1"]
+    assert [step.recipe for step in found] == [
+        {"head": {"activation": name}, "adam_beta2": 0.9} for name in ("relu", "gelu")
+    ]
+    assert plan.words(found[0], lambda key: Path("steps", key, "made"))[-4:-2] == [
+        "--config", f"steps/{found[0].key}/recipe.yaml"
+    ]  # fmt: skip
+    for wrong, message in (
+        ({"stage1.config.head.activation": "tanh"}, "activation is swiglu or gelu or relu"),
+        ({"stage1.config.learning_rate": 1}, "unknown keys learning_rate"),
+        ({"strips.config.head": 1}, "rotdata render has no recipe"),
+        ({"stage1.config.lr": 1, "stage1.config": "a.yaml"}, "not both"),
+        ({"stage1.config.../x": 1}, "is no option's name"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            read(declared(tables={"heads": table({"all": wrong})}))
+
+
 def test_given_values_replace_those_of_the_file(read: Load) -> None:
     plan = read(declared(), given=given_values(["seeds=[5]", "rows=9", "lr=2e-3"]))
     assert {run.seed for run in plan.runs} == {5}
@@ -232,7 +253,7 @@ def test_a_file_that_is_wrong_is_refused_in_a_line_that_says_where(read: Load, n
 
 
 def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"absent.yaml can't be read"):
+    with pytest.raises(UsageError, match=r"absent.yaml: it can't be read"):
         load(tmp_path / "absent.yaml")
 
 
