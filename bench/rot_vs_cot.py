@@ -51,6 +51,7 @@ def figures() -> Iterator[dict[str, Any]]:
         unit="questions/s, batch 1",
     )
     yield figure | {
+        "seconds_a_question": {"rot": round(1 / figure["ours"], 4), "cot": round(1 / figure["baseline"], 4)},
         "accuracy": {mode: round(result.accuracy, 4) for mode, result in results.items()},
         "cot_by": said.name,
         "budget": thought.budget,
