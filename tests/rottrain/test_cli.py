@@ -393,6 +393,10 @@ def test_an_evaluation_that_can_not_be_is_refused(
     )
 
 
+def test_an_evaluation_of_nothing_exits_2(run_rottrain: Run, stage2_checkpoint: Path) -> None:
+    assert_refused(run_rottrain("eval", stage2_checkpoint), 2, "there is nothing to evaluate on: name sources")
+
+
 def test_an_evaluation_without_usable_rows_exits_2(run_rottrain: Run, stage2_checkpoint: Path, tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "rows.jsonl", ["{ broken"])
     result = run_rottrain("eval", stage2_checkpoint, file, "--corpus", "generic")
@@ -411,7 +415,7 @@ def test_questions_that_are_not_there_or_not_text_are_refused(
 
 @pytest.mark.parametrize(
     "arguments",
-    [("stage1",), ("nonsense",), ("eval", "x"), ("stage1", "--fnot"), ("stage1", "--rollout", "jacobian")],
+    [("stage1",), ("nonsense",), ("eval",), ("stage1", "--fnot"), ("stage1", "--rollout", "jacobian")],
 )
 def test_usage_errors_exit_2(run_rottrain: Run, arguments: tuple[str, ...]) -> None:
     result = run_rottrain(*arguments)
