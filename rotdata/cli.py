@@ -322,12 +322,10 @@ def repair(
     from rotdata import shards
     from rotdata.repair import repair as mend
 
-    manifest = shards.Manifest.load(folder)
-    before = [entry for entry in manifest.shards.values() if not shards.intact(folder, entry)]
-    lacking = len(manifest.planned) - len(manifest.shards)
-    summary = mend(folder, origin, _encoder_of(manifest, model, device))
-    say(f"{len(before) + lacking} shards made again")
-    _finish(summary, folder, max_rejects=1, as_json=json_, more={"repaired": len(before) + lacking})
+    encoder = _encoder_of(shards.Manifest.load(folder), model, device)
+    summary = mend(folder, origin, encoder)
+    say(f"{summary.shards_made} shards made again")
+    _finish(summary, folder, max_rejects=1, as_json=json_, more={"repaired": summary.shards_made})
 
 
 @app.command()
@@ -375,7 +373,7 @@ def pull(
     from rotdata import hub, pipeline
 
     manifest = hub.pull(repo, out, config=config, split=split, revision=revision, overwrite=overwrite)
-    _finish(pipeline.summarise(manifest, seconds=0), out, max_rejects=1, as_json=json_)
+    _finish(pipeline.summarise(manifest), out, max_rejects=1, as_json=json_)
 
 
 @app.command()
@@ -386,7 +384,7 @@ def merge(
     """Join the parts that --shard I/N made into the folder that one run would have made."""
     from rotdata import pipeline, runs
 
-    _finish(pipeline.summarise(runs.merge(folder), seconds=0), folder, max_rejects=1, as_json=json_)
+    _finish(pipeline.summarise(runs.merge(folder)), folder, max_rejects=1, as_json=json_)
 
 
 @app.command()

@@ -19,7 +19,7 @@ from typing import Any, Generic
 
 from rotdata.console import say
 from rotdata.errors import Interrupted, RotError, UsageError
-from rotdata.runs import Job, Maker, Stopped, WorkerDied, Written
+from rotdata.runs import Job, Maker, Progress, Stopped, WorkerDied, Written
 
 _TRIES = 3
 """Of a shard whose actors die over it."""
@@ -163,7 +163,8 @@ class _Actor:
             )
         elif attempt:
             try:
-                [found] = self._maker(iter([pickle.loads(row["job"])]), lambda: False)  # noqa: S301
+                jobs = iter([pickle.loads(row["job"])])  # noqa: S301
+                [found] = [each for each in self._maker(jobs, lambda: False) if not isinstance(each, Progress)]
             except RotError as error:
                 found = error
             except OSError as error:  # a full disk: its number names the remedy

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -74,15 +74,16 @@ class EmbedShards:
     encoder: Encoder
     settings: EmbedSettings
 
-    def __call__(self, jobs: Iterator[EmbedJob], stopped: runs.Stopped) -> Iterator[tuple[int, runs.Written]]:
-        """Shards in the order of the jobs; once asked to stop, those that the tower has begun."""
+    def __call__(self, jobs: Iterator[EmbedJob], stopped: runs.Stopped) -> Iterator[runs.Found]:
+        """Shards in the order of the jobs, and how far they are; once asked to stop, those that the tower has begun."""
         with ThreadPoolExecutor(_READ_AHEAD) as readers, ThreadPoolExecutor(_WRITERS) as writers:
             written: deque[Future[tuple[int, runs.Written]]] = deque()
             tower = _Tower(self.encoder)
             failure: Exception | None = None
             try:
                 for read in _ahead(readers, self._read, jobs):
-                    written.append(writers.submit(self._write, tower.launch(read)))
+                    encoded = yield from tower.launch(read)
+                    written.append(writers.submit(self._write, encoded))
                     while len(written) > _WRITERS or (written and written[0].done()):
                         yield written.popleft().result()
                     if stopped():
@@ -168,13 +169,15 @@ class _Tower:
         self._largest = math.inf  # values of the largest call worth a try
         self._halved = 0
 
-    def launch(self, read: _Read) -> _Encoded:
-        """All calls of a shard."""
+    def launch(self, read: _Read) -> Generator[runs.Progress, None, _Encoded]:
+        """All calls of a shard; after each, how many rows it was for."""
         self._halved = 0
+        rows = Counter(read.pngs)
         collected: deque[tuple[list[bytes], Callable[[], list[NDArray[np.float32]]]]] = deque()
         while read.calls:
             call = read.calls.popleft()
             collected.extend(self._call([name for name, _ in call], [pixels for _, pixels in call]))
+            yield runs.Progress(shard=read.job.shard, rows=sum(rows[name] for name, _ in call))
         return _Encoded(read=read, collected=collected, halved=self._halved)
 
     def _call(

@@ -27,6 +27,7 @@ TooLong = Literal["reject", "truncate", "split"]
 Engine = Literal["local", "ray"]
 
 _AS_THEY_ARE = EmbedSettings()
+_NOTHING = runs.Ran()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,6 +42,8 @@ class Summary:
     """Rows beyond one a source row, since some were split."""
     latents: int
     shards: int
+    shards_made: int
+    """Of these, by this run."""
     seconds: float
     bytes: int
     rounding: float = 0.0
@@ -82,8 +85,8 @@ def render(
 
     workers = runs.Workers(makers=[_render_shards] * num_proc, job=job)
     work = workers if num_proc > 1 else runs.here(_render_shards, job)
-    seconds = runs.run(out, manifest, work, mode=mode, verb="render")
-    return summarise(shards.Manifest.load(out), seconds)
+    ran = runs.run(out, manifest, work, mode=mode, verb="render")
+    return summarise(shards.Manifest.load(out), ran)
 
 
 def plan_render(
@@ -153,8 +156,8 @@ def embed(
         work = runs.Workers(makers=makers, job=job, ahead=IN_FLIGHT)
     else:
         work = runs.here(makers[0], job)
-    seconds = runs.run(out, manifest, work, mode=mode, verb="embed")
-    return summarise(shards.Manifest.load(out), seconds)
+    ran = runs.run(out, manifest, work, mode=mode, verb="embed")
+    return summarise(shards.Manifest.load(out), ran)
 
 
 def plan_embed(strips: Path, encoder: Encoder, settings: EmbedSettings = _AS_THEY_ARE) -> shards.Manifest:
@@ -321,8 +324,8 @@ def chosen(out: Path) -> Chosen:
     )
 
 
-def summarise(manifest: shards.Manifest, seconds: float) -> Summary:
-    """The finished shards of a folder in numbers."""
+def summarise(manifest: shards.Manifest, ran: runs.Ran = _NOTHING) -> Summary:
+    """The finished shards of a folder in numbers, after a run or at rest."""
     return Summary(
         rows_in=manifest.plan.rows_in if manifest.part is None else manifest.rows_done,
         rows_out=manifest.total("rows"),
@@ -331,7 +334,8 @@ def summarise(manifest: shards.Manifest, seconds: float) -> Summary:
         rows_added=manifest.total("added"),
         latents=manifest.total("latents"),
         shards=len(manifest.shards),
-        seconds=round(seconds, 3),
+        shards_made=ran.shards_made,
+        seconds=round(ran.seconds, 3),
         bytes=manifest.total("bytes"),
         rounding=max((entry.rounding for entry in manifest.shards.values()), default=0.0),
         **manifest.survey,

@@ -13,6 +13,7 @@ import re
 import signal
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
@@ -86,10 +87,30 @@ class Written:
     rejects: list[Refused]
 
 
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Rows of a shard in hand that are past its slowest step."""
+
+    shard: int
+    rows: int
+    """More of them than was said before."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ran:
+    """What a run did."""
+
+    shards_made: int = 0
+    """This time, those of an earlier run aside."""
+    seconds: float = 0.0
+
+
+Found = tuple[int, Written] | Progress
+"""A shard by its index, or how far one is."""
 Stopped = Callable[[], bool]
-Work = Callable[[list[int], Stopped], Iterator[tuple[int, Written]]]
+Work = Callable[[list[int], Stopped], Iterator[Found]]
 """Makes shards of the indices given, in any order, and ends early once asked to stop."""
-Maker = Callable[[Iterator[Job], Stopped], Iterator[tuple[int, Written]]]
+Maker = Callable[[Iterator[Job], Stopped], Iterator[Found]]
 """Makes a shard of each job, and ends early once asked to stop."""
 
 
@@ -207,8 +228,8 @@ def _move_up(out: Path, parts: dict[Path, shards.Manifest]) -> None:
                 here.replace(out / entry.file)
 
 
-def run(out: Path, manifest: shards.Manifest, work: Work, *, mode: Mode = RESUME, verb: str) -> float:
-    """Make the shards that `out` lacks; the seconds it took.
+def run(out: Path, manifest: shards.Manifest, work: Work, *, mode: Mode = RESUME, verb: str) -> Ran:
+    """Make the shards that `out` lacks.
 
     Raises OutputOccupied, Interrupted when asked to stop, FolderUnwritable for a full disk or a folder that is read
     only. What is whole by then is kept.
@@ -218,6 +239,7 @@ def run(out: Path, manifest: shards.Manifest, work: Work, *, mode: Mode = RESUME
         out.mkdir(parents=True, exist_ok=True)
         with shards.locked(out), _stop_requests() as stopped:
             _open_folder(out, manifest, mode)
+            before = len(manifest.shards)
             try:
                 _make(out, manifest, work, stopped, verb)
             except BaseException:
@@ -227,22 +249,28 @@ def run(out: Path, manifest: shards.Manifest, work: Work, *, mode: Mode = RESUME
         if error.errno in _REMEDIES:
             raise FolderUnwritable(f"{out} can't be written ({error.strerror}): {_REMEDIES[error.errno]}") from error
         raise
-    return time.monotonic() - started
+    return Ran(shards_made=len(manifest.shards) - before, seconds=time.monotonic() - started)
 
 
 def _make(out: Path, manifest: shards.Manifest, work: Work, stopped: Stopped, verb: str) -> None:
     rejects = [reject for reject in shards.read_rejects(out) if reject["shard"] in manifest.shards]
     pending = [index for index in manifest.planned if index not in manifest.shards]
     rows = manifest.plan.rows_in * len(manifest.planned) // manifest.plan.num_shards  # of a part: about as many
-    bar = tqdm(total=rows, initial=manifest.rows_done, unit="row", desc=verb, disable=None)
-    with bar:
-        for index, written in work(pending, stopped):
+    in_hand: Counter[int] = Counter()
+    with tqdm(total=rows, initial=manifest.rows_done, unit="row", desc=verb, disable=None) as bar:
+        for found in work(pending, stopped):
+            if isinstance(found, Progress):
+                in_hand[found.shard] += found.rows
+                bar.update(found.rows)
+                continue
+            index, written = found
             refused = [{"shard": index, "id": each.id, "reason": each.reason} for each in written.rejects]
             rejects = sorted(rejects + refused, key=lambda reject: reject["shard"])
             shards.write_rejects(out, rejects)
             manifest.shards[index] = replace(written.entry, rejects_sha256=shards.rejects_sha256(refused))
             manifest.save(out)
-            bar.update(manifest.rows_done - bar.n)
+            del in_hand[index]
+            bar.update(manifest.rows_done + in_hand.total() - bar.n)
     if stopped() and not manifest.finished:
         done, planned = len(manifest.shards), len(manifest.planned)
         raise Interrupted(f"stopped after {done} of {planned} shards; the same command resumes {out}")
@@ -251,7 +279,7 @@ def _make(out: Path, manifest: shards.Manifest, work: Work, stopped: Stopped, ve
 def here(maker: Maker[Job], job: Callable[[int], Job]) -> Work:
     """Work done in this process; `job` says of a shard's index what the maker is to be told."""
 
-    def work(pending: list[int], stopped: Stopped) -> Iterator[tuple[int, Written]]:
+    def work(pending: list[int], stopped: Stopped) -> Iterator[Found]:
         return maker(map(job, pending), stopped)
 
     return work
@@ -268,7 +296,7 @@ class Workers(Generic[Job]):
     ahead: int = 1
     """Jobs that a process is given beyond the one that it must give back first."""
 
-    def __call__(self, pending: list[int], stopped: Stopped) -> Iterator[tuple[int, Written]]:
+    def __call__(self, pending: list[int], stopped: Stopped) -> Iterator[Found]:
         """Shards as they come. Raises WorkerDied, and what a process raised."""
         context = multiprocessing.get_context("spawn")  # a fork of a process with threads may hang
         halt = context.Event()
@@ -288,12 +316,11 @@ class Workers(Generic[Job]):
             while busy:
                 for ready in wait(list(busy), timeout=_STOP_CHECK_S):
                     assert isinstance(ready, Connection)
-                    found = _receive(ready)
+                    found = self._hear(ready, todo, halt.is_set)
                     if found is None:
                         busy.discard(ready)
-                        continue
-                    self._hand_out(ready, todo, halt.is_set)
-                    yield found
+                    else:
+                        yield found
                 if stopped():
                     halt.set()
         finally:
@@ -302,6 +329,13 @@ class Workers(Generic[Job]):
                     worker.kill()
                 worker.join()
 
+    def _hear(self, connection: Connection, todo: Iterator[int], stopped: Stopped) -> Found | None:
+        """What a process has to say; for a shard it gets its next job."""
+        found = _receive(connection)
+        if isinstance(found, tuple):
+            self._hand_out(connection, todo, stopped)
+        return found
+
     def _hand_out(self, connection: Connection, todo: Iterator[int], stopped: Stopped) -> None:
         """Send the next job, or that there is none."""
         index = None if stopped() else next(todo, None)
@@ -309,8 +343,8 @@ class Workers(Generic[Job]):
             connection.send(None if index is None else self.job(index))
 
 
-def _receive(connection: Connection) -> tuple[int, Written] | None:
-    """A shard that a process has written; None if it is at its end."""
+def _receive(connection: Connection) -> Found | None:
+    """A shard that a process has written, or how far one is; None if it is at its end."""
     try:
         found = connection.recv()
     except (EOFError, OSError) as error:
@@ -320,7 +354,7 @@ def _receive(connection: Connection) -> tuple[int, Written] | None:
         ) from error
     if isinstance(found, Exception):
         raise found
-    assert found is None or isinstance(found, tuple)
+    assert found is None or isinstance(found, (tuple, Progress))
     return found
 
 

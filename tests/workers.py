@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Iterator
+from itertools import count
 from pathlib import Path
 
 from rotdata.errors import ShardMismatch
@@ -47,20 +48,29 @@ def wait_to_be_stopped(jobs: Iterator[int], stopped: Stopped) -> Made:
         time.sleep(0.01)
 
 
-def hold(jobs: Iterator[int], _stopped: Stopped, *, gate: Path) -> Made:
-    """Do job 0; have the others in hand until the gate is there."""
+def turn(folder: Path) -> int:
+    """How many processes and calls have asked in that folder before."""
+    for number in count():
+        try:
+            (folder / f"turn-{number}").touch(exist_ok=False)
+        except FileExistsError:
+            continue
+        return number
+    raise AssertionError
+
+
+def hold(jobs: Iterator[int], _stopped: Stopped, *, folder: Path) -> Made:
+    """Do the job that is begun first, of all processes; have the others in hand until the gate is there."""
     for job in jobs:
-        if job:
-            await_file(gate)
+        if turn(folder):
+            await_file(folder / "gate")
         yield job, None
 
 
-def fail_at_first(jobs: Iterator[int], _stopped: Stopped, *, begun: Path, gate: Path) -> Made:
-    """Fail with job 0 once another one is begun; have the others in hand until the gate is there."""
+def fail(jobs: Iterator[int], _stopped: Stopped, *, folder: Path) -> Made:
+    """Fail with the job that is begun second, of all processes; have the others in hand until the gate is there."""
     for job in jobs:
-        if job == 0:
-            await_file(begun)
-            raise ShardMismatch("shard 0 can't be made")
-        begun.touch()
-        await_file(gate)
+        if turn(folder) == 1:
+            raise ShardMismatch(f"shard {job} can't be made")
+        await_file(folder / "gate")
         yield job, None

@@ -10,7 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pyarrow.parquet as pq
@@ -810,7 +810,39 @@ def test_a_run_with_nothing_to_do_loads_no_tower(toy_strips: Path, tiny_folder: 
     again = pipeline.embed(toy_strips, second, out)
     assert "loaded" in vars(first)
     assert "loaded" not in vars(second)
-    assert dataclasses.replace(again, seconds=0) == dataclasses.replace(made, seconds=0)
+    assert (made.shards_made, again.shards_made) == (3, 0)
+    assert dataclasses.replace(again, seconds=made.seconds, shards_made=3) == made
+
+
+class Bar:
+    """Where a progress bar has stood."""
+
+    stood: ClassVar[list[int]] = []
+
+    def __init__(self, *, total: int, initial: int, **_: Any) -> None:
+        self.n = initial
+        self.stood[:] = [initial]
+
+    def __enter__(self) -> Bar:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, rows: int) -> None:
+        self.n += rows
+        self.stood.append(self.n)
+
+
+@pytest.mark.parametrize("team", [0, 1], ids=["here", "in a process"])
+def test_progress_moves_within_a_shard(tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch, team: int) -> None:
+    pipeline.render(Source(location="toy", corpus="toy", limit=12), STYLE, tmp_path / "strips", rows_per_shard=10)
+    monkeypatch.setattr(runs, "tqdm", Bar)
+    few = EmbedSettings(patches_per_call=150)
+    pipeline.embed(tmp_path / "strips", StandInEncoder(), out, settings=few, team=[StandInEncoder()] * team)
+    assert Bar.stood == sorted(Bar.stood)
+    assert len([rows for rows in Bar.stood if 0 < rows < 10]) > 3
+    assert Bar.stood[-1] == 12
 
 
 class Cramped(StandInEncoder):
