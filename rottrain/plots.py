@@ -46,13 +46,11 @@ def _draw_conditions(probed: Probed, panel: Any) -> None:
         fmt="D",
         markersize=4,
         color=_RED,
-        label="answers that change",
     )
     panel.set_yticks(places, [each.says for each in conditions])
     panel.set_xlim(0, 100)
-    panel.set(xlabel="accuracy, and share of answers that change (%)")
+    panel.set(xlabel="accuracy (bars) and answers that change (diamonds), %")
     panel.set_title(f"{probed.corpus}, {probed.conditions[0].n} questions, 95% intervals", fontsize=10)
-    panel.legend(loc="lower right", frameon=False, fontsize=8)
 
 
 def _draw_positions(probed: Probed, panel: Any) -> None:

@@ -229,20 +229,20 @@ function drawPath() {
 
 function drawSizes() {
   const W = 420, H = 400, left = 44, width = W - left - 10, drawing = svg("svg", { viewBox: `0 0 ${W} ${H}`, role: "img", "aria-label": "norm, mean and deviation of the latents by position" });
-  const X = k => left + (K < 2 ? .5 : k / (K - 1)) * width, each = 112;
+  const X = k => left + (K < 2 ? .5 : k / (K - 1)) * width, each = 102, gap = 24, first = 18;
   [["norm", "norm"], ["mean", "mean"], ["deviation", "standard deviation"]].forEach(([name, words], panel) => {
-    const own = data.portrait.sizes[name], truth = data.true_sizes?.[name].slice(0, K) ?? [], top = 10 + panel * (each + 16);
+    const own = data.portrait.sizes[name], truth = data.true_sizes?.[name].slice(0, K) ?? [], top = first + panel * (each + gap);
     const [low, high] = [Math.min(...own, ...truth), Math.max(...own, ...truth)], Y = value => top + each - 8 - (value - low) / (high - low || 1) * (each - 16);
-    drawing.append(svg("rect", { class: "axis", x: left, y: top, width, height: each }), label(left + 6, top + 14, words, "start"), label(left - 5, Y(high) + 4, fixed(high), "end"), label(left - 5, Y(low) + 4, fixed(low), "end"));
+    drawing.append(svg("rect", { class: "axis", x: left, y: top, width, height: each }), label(left, top - 5, words, "start"), label(left - 5, Y(high) + 4, fixed(high), "end"), label(left - 5, Y(low) + 4, fixed(low), "end"));
     const line = (values, kind, dot) => { drawing.append(svg("polyline", { class: kind, points: values.map((value, k) => `${X(k)},${Y(value)}`).join(" ") })); values.forEach((value, k) => drawing.append(svg("circle", { class: dot, cx: X(k), cy: Y(value), r: 2 }))); };
     if (truth.length) line(truth, "true", "truedot");
     line(own, "own", "dot");
   });
-  const bottom = 10 + 3 * each + 32;
-  if (data.settled < K) drawing.append(svg("line", { class: "settled", x1: X(data.settled - 1), x2: X(data.settled - 1), y1: 10, y2: bottom }));
+  const bottom = first + 3 * each + 2 * gap;
+  if (data.settled < K) drawing.append(svg("line", { class: "settled", x1: X(data.settled - 1), x2: X(data.settled - 1), y1: first, y2: bottom }));
   for (let k = 0; k < K; k += every(K)) drawing.append(label(X(k), bottom + 14, k + 1));
-  marking(drawing, "line", k => ({ x1: X(k), x2: X(k), y1: 10, y2: bottom }));
-  picking(drawing, left, 10, width, bottom - 10, x => Math.round(x / width * (K - 1)));
+  marking(drawing, "line", k => ({ x1: X(k), x2: X(k), y1: first, y2: bottom }));
+  picking(drawing, left, first, width, bottom - first, x => Math.round(x / width * (K - 1)));
   const still = data.settled < K ? `From latent ${data.settled} on (dotted) each is nearly the one before: cosine 0.99 or more.` : "The latents keep changing to the end: none is nearly the one before (cosine 0.99).";
   figure("Size by position", `Over the dimensions of each latent.${data.true_sizes ? " Dashed: the reference's." : ""} ${still}`, drawing);
 }
