@@ -24,7 +24,7 @@ from rottrain.proportions import half_width, share
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-RESULTS, SECTION = "results.parquet", "results.md"
+RESULTS, SECTION = "results.parquet", "tables.md"
 RESULT, HISTORY, FAILURE = "result", "history", "failure"
 KEYS = ("table", "arm", "settings", "seed", "source", "split", "record", "error")
 """Columns that every line has; the others are what the commands said."""

@@ -157,7 +157,7 @@ def test_steps_to_be_timed_run_while_nothing_else_does(done: Done) -> None:
 def test_the_tables_and_plots_are_written(done: Done) -> None:
     assert "| both | 100% ± 0% |" in done.outcome.section
     assert "| rows | 5 | 100%" in done.outcome.section
-    assert (done.out / "results.md").read_text() == done.outcome.section
+    assert (done.out / "tables.md").read_text() == done.outcome.section
     assert (done.out / "stages-1.png").exists()
 
 

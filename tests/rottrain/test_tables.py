@@ -120,7 +120,7 @@ def test_the_section_has_every_table_and_its_plots(tmp_path: Path) -> None:
     assert text.startswith("## Results\n\nShared by all arms, unless a table says otherwise: rows 4.\n\n### Budgets\n")
     assert "| rot | 8 | 80% ± 0% |" in text
     assert text.count("![") == 2
-    assert (tmp_path / "results.md").read_text() == text
+    assert (tmp_path / "tables.md").read_text() == text
     pictures = {file.name: file.read_bytes() for file in tmp_path.glob("*.png")}
     assert sorted(pictures) == ["budgets-1.png", "budgets-2.png"]
     write_section(tmp_path, tmp_path / "results.parquet")
