@@ -120,8 +120,8 @@ def test_nothing_is_begun_once_asked_to_stop(two_workers: None, gate: Path) -> N
 
 def test_what_others_have_in_hand_when_one_fails_is_kept(two_workers: None, gate: Path) -> None:
     found: list[int] = []
+    work = counting(partial(workers.fail, folder=gate), actors=2)
     with pytest.raises(ShardMismatch, match="can't be made"):
-        work = counting(partial(workers.fail, folder=gate), actors=2)
         found.extend(index for index, _ in work(list(range(30)), lambda: False))
     assert len(found) in {1, 2}  # two if the actor that failed was given another before that was known
 
