@@ -51,4 +51,4 @@ def write_history(folder: Path, losses: Losses, validations: Iterable[Mapping[st
 
 
 def _as_lines(lines: Iterable[Mapping[str, float]]) -> bytes:
-    return "".join(f"{json.dumps(line)}\n" for line in lines).encode()
+    return "".join(f"{json.dumps(line, sort_keys=True)}\n" for line in lines).encode()
