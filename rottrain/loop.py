@@ -172,7 +172,8 @@ class StageTrainer(Trainer):
         folder.mkdir(parents=True, exist_ok=True)
         learner = self.accelerator.unwrap_model(self.model)
         save_file(_detached(learner), folder / _STATE)
-        self.losses.save(folder)
+        if is_main():  # two processes would write one file
+            self.losses.save(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         learner = self.accelerator.unwrap_model(model or self.model)
