@@ -126,6 +126,16 @@ def held_against(reading: Reading, reference: str) -> list[Stretch]:
     return stretches
 
 
+def read_rightly(read: str, reference: str) -> list[bool]:
+    """For each character of `plain(reference)` whether it was read, by the fewest edits."""
+    read, wanted = plain(read), plain(reference)
+    right = [False] * len(wanted)
+    for edit in Levenshtein.opcodes(read, wanted):
+        if edit.tag == "equal":
+            right[edit.dest_start : edit.dest_end] = [True] * (edit.dest_end - edit.dest_start)
+    return right
+
+
 @torch.inference_mode()
 def _transcribe_batch(backbone: Backbone, latents: Sequence[Tensor], prompt: str) -> list[Reading]:
     before, after = (

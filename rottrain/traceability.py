@@ -25,7 +25,7 @@ from rottrain.generate import Budget, RoT
 from rottrain.nearest import LatentIndex
 from rottrain.proportions import Estimate, share
 from rottrain.readers import READERS, Reader, read_back
-from rottrain.reading import Reading, edits, plain
+from rottrain.reading import Reading, edits, plain, read_rightly
 from rottrain.tiny import READ_PROMPT
 from rottrain.truth import TrueLatents, some_latents
 
@@ -61,6 +61,9 @@ class Traceability:
     indexed: int
     """Different target latents that were searched."""
     scores: list[Score]
+    confirmed: Estimate | None
+    """Share of the references' characters that base model and glyph probe both read rightly: those it has not made up,
+    since the other sees them in one latent alone. None without a glyph probe."""
 
 
 def last_rows(shards: EmbeddingShards, count: int | None) -> list[Row]:
@@ -141,6 +144,7 @@ def traceability(
             )
             for reader, readings in read.items()
         ],
+        confirmed=_confirmed(read["base"], read["glyphs"], references) if "glyphs" in read else None,
     )
 
 
@@ -152,13 +156,25 @@ def _others(references: Sequence[str]) -> list[str]:
 
 
 def _errors(readings: Sequence[Reading], references: Sequence[str]) -> Estimate:
-    """Edits a character over all rows, and a percentile bootstrap over rows."""
-    edited_N = np.array([edits(each.text, text) for each, text in zip(readings, references, strict=True)])
-    length_N = np.array([max(1, len(plain(text))) for text in references])
-    count = len(length_N)
-    drawn_RN = np.random.default_rng(0).integers(0, count, (_RESAMPLES, count))
-    low, high = np.quantile(edited_N[drawn_RN].sum(axis=1) / length_N[drawn_RN].sum(axis=1), (0.025, 0.975))
-    return Estimate(float(edited_N.sum() / length_N.sum()), float(low), float(high))
+    """Edits a character."""
+    return _a_character([edits(each.text, text) for each, text in zip(readings, references, strict=True)], references)
+
+
+def _confirmed(one: Sequence[Reading], other: Sequence[Reading], references: Sequence[str]) -> Estimate:
+    """Share of the characters that two readers both read rightly."""
+    both = [
+        sum(map(min, read_rightly(first.text, text), read_rightly(second.text, text)))
+        for first, second, text in zip(one, other, references, strict=True)
+    ]
+    return _a_character(both, references)
+
+
+def _a_character(counts: Sequence[int], references: Sequence[str]) -> Estimate:
+    """Counts of rows over the characters of their references, all rows together, and a bootstrap over rows."""
+    count_N, length_N = np.array(counts), np.array([max(1, len(plain(text))) for text in references])
+    drawn_RN = np.random.default_rng(0).integers(0, len(counts), (_RESAMPLES, len(counts)))
+    low, high = np.quantile(count_N[drawn_RN].sum(axis=1) / length_N[drawn_RN].sum(axis=1), (0.025, 0.975))
+    return Estimate(float(count_N.sum() / length_N.sum()), float(low), float(high))
 
 
 def as_table(found: Traceability) -> str:
@@ -182,4 +198,5 @@ def as_table(found: Traceability) -> str:
         f"{found.rows} rows, {seen} trained on; {found.accuracy.as_percent()} answered rightly.",
         f"Shown its own latents as a picture, the model reads the reasoning back with {wrong} of the characters wrong;",
         f"held against another question's reasoning, {by_chance} would be.",
+        *([f"The glyph probe confirms {found.confirmed.as_percent()} of the characters."] if found.confirmed else []),
     ])  # fmt: skip

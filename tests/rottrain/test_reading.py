@@ -15,7 +15,7 @@ from rottrain.backbone import Backbone
 from rottrain.config import LoraSettings
 from rottrain.generate import RoT
 from rottrain.glyphs import Alphabet, GlyphProbe
-from rottrain.reading import Piece, Reading, _pieces, edits, error_rate, held_against, spell, transcribe
+from rottrain.reading import Piece, Reading, _pieces, edits, error_rate, held_against, read_rightly, spell, transcribe
 from tests.rottrain.samples import full_pass, token_inputs, wake_adapter
 
 LATENTS = [torch.randn(count, 192, generator=torch.Generator().manual_seed(count)) for count in (3, 1, 5)]
@@ -91,6 +91,14 @@ def test_the_glyph_probe_reads_each_latent_alone() -> None:
 def test_edits_are_counted_in_characters_and_white_space_is_one_space(read: str, reference: str, expected: int) -> None:
     assert edits(read, reference) == expected
     assert error_rate(read, reference) == expected / len(" ".join(reference.split()))
+
+
+@pytest.mark.parametrize(
+    ("read", "reference", "right"),
+    [("1+2", "1+1", "110"), ("", "ab", "00"), ("xab", "ab", "11"), ("a b", "a\nb", "111"), ("a", "", "")],
+)
+def test_each_character_of_a_reference_was_read_or_not(read: str, reference: str, right: str) -> None:
+    assert read_rightly(read, reference) == [each == "1" for each in right]
 
 
 def test_an_error_rate_can_exceed_one_and_an_empty_reference_counts_as_one_character() -> None:

@@ -16,7 +16,7 @@ from rottrain import traceability as measured
 from rottrain.generate import Generation, RoT
 from rottrain.nearest import LatentIndex
 from rottrain.reading import Piece, Reading
-from rottrain.traceability import _errors, _others, as_table, last_rows, traceability, trained_on
+from rottrain.traceability import _confirmed, _errors, _others, as_table, last_rows, traceability, trained_on
 from rottrain.truth import TrueLatents
 from tests.helpers import Result
 
@@ -66,6 +66,11 @@ def test_errors_are_counted_over_all_rows_together() -> None:
     assert _errors(said("1", "2"), ["1", "2"]).high == 0
 
 
+def test_what_two_readers_both_read_is_confirmed() -> None:
+    found = _confirmed(said("1+1=2", "ab"), said("1+1=3", "xb"), ["1+1=2", "ab"])
+    assert found.value == (4 + 1) / 7
+
+
 def test_another_row_says_something_else() -> None:
     assert _others(["a", "b", "b", "c"]) == ["b", "c", "c", "a"]
 
@@ -93,6 +98,7 @@ def test_perfect_thoughts_are_read_without_error_by_readers_who_can(
     [base] = found.scores
     assert (base.errors.value, base.exact.value, base.errors_on_true.value) == (0, 1, 0)
     assert base.errors_against_another.value > 0.2
+    assert found.confirmed is None
     assert (found.rows, found.trained_on) == (4, 4)
     assert base.agrees.value == sum(row.cot.endswith("=1") for row in rows) / 4
     assert "0.0% [0.0, 0.0] of the characters wrong" in as_table(found)
