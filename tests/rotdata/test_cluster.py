@@ -7,7 +7,7 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -148,11 +148,12 @@ def running(command: Sequence[str], folder: Path) -> Iterator[subprocess.Popen[b
             run.kill()
 
 
-def await_reader(fifo: Path, run: subprocess.Popen[bytes]) -> int:
-    """The writing end of a named pipe, once the run has come to read it."""
+def await_reader(pipes: Iterable[Path], run: subprocess.Popen[bytes]) -> tuple[Path, int]:
+    """The first of some named pipes that the run comes to read, and its writing end."""
     while run.poll() is None:
-        with suppress(OSError):  # nobody reads it yet
-            return os.open(fifo, os.O_WRONLY | os.O_NONBLOCK)
+        for pipe in pipes:
+            with suppress(OSError):  # nobody reads it yet
+                return pipe, os.open(pipe, os.O_WRONLY | os.O_NONBLOCK)
         time.sleep(0.05)
     raise AssertionError(run.communicate())
 
@@ -167,23 +168,25 @@ def test_sigterm_finishes_the_shards_in_hand_and_the_command_resumes(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     strips = Path(shutil.copytree(toy_strips, tmp_path / "strips"))
-    _, second, _ = sorted(strips.glob("*.parquet"))
-    content = second.read_bytes()
-    second.unlink()
-    os.mkfifo(second)  # the run has this shard in hand until it is told what is in it
+    stored = {file: file.read_bytes() for file in strips.glob("*.parquet")}
+    for file in stored:
+        file.unlink()
+        os.mkfifo(file)  # the run has a shard in hand until it is told what is in it
     options = f"--model {tiny_folder} --device cpu --dtype float32 --threads 1 --engine ray --num-proc 1 --out out"
     arguments = ["embed", "strips", *options.split()]  # a relative --out
     with running([sys.executable, "-m", "rotdata", *arguments], tmp_path) as run:
         assert run.stderr
-        with open(await_reader(second, run), "wb") as pipe:
+        in_hand, end = await_reader(stored, run)
+        with os.fdopen(end, "wb") as pipe:
             run.terminate()
             assert any(b"begins no further shard" in line for line in run.stderr)
-            pipe.write(content)
+            pipe.write(stored[in_hand])
         _, said = run.communicate()
     assert run.returncode == 130, said
-    assert b"stopped after 2 of 3 shards; the same command resumes" in said
-    second.unlink()
-    second.write_bytes(content)
+    assert b"stopped after 1 of 3 shards; the same command resumes" in said
+    for file, content in stored.items():
+        file.unlink()
+        file.write_bytes(content)
     monkeypatch.chdir(tmp_path)
     assert run_rotdata(*arguments).code == 0
     assert contents(tmp_path / "out") == contents(local)
