@@ -85,7 +85,7 @@ def train(lesson: Lesson, out: Path, *, resume: str, report_to: str, workers: in
         _arguments(out, learner, report_to, workers),
         train_dataset=lesson.rows,
         data_collator=lesson.collate,
-        callbacks=[clock, keeper, _Progress()],
+        callbacks=[clock, keeper, _Epochs(lesson.order), _Progress()],
     )
     validating = _Validating(trainer, lesson.validate, out) if lesson.held_out else None
     if validating is not None:
@@ -205,6 +205,17 @@ class _Clock(TrainerCallback):
     def step_seconds(self) -> float | None:
         """Median, without the first step, which warms up."""
         return round(statistics.median(self._seconds[1:]), 4) if len(self._seconds) > 1 else None
+
+
+class _Epochs(TrainerCallback):
+    """Tells the rows' order which epoch begins: accelerate loses its way to it where several processes go on in one."""
+
+    def __init__(self, order: RowOrder) -> None:
+        self._order = order
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
+        """Choose the epoch's order."""
+        self._order.set_epoch(int(state.epoch or 0))
 
 
 class _RunKeeper(TrainerCallback):

@@ -28,6 +28,7 @@ from rottrain.config import SftConfig, Stage1Config, Stage2Config
 from rottrain.loop import complete_states
 from rottrain.trainer import RUN
 from tests.helpers import REPOSITORY, Result, contents, write_jsonl
+from tests.rottrain import held
 
 Run = Callable[..., Result]
 
@@ -424,16 +425,16 @@ def test_usage_errors_exit_2(run_rottrain: Run, arguments: tuple[str, ...]) -> N
 
 
 def test_a_terminated_run_exits_130_with_a_state_to_resume_from(stage1_arguments: list[object], tmp_path: Path) -> None:
-    arguments = [*stage1_arguments, "--max-steps", 2000, "--lr", 1e-3, "--log-steps", 1]
-    command = [sys.executable, "-m", "rottrain", *map(str, arguments)]
+    arguments = [*stage1_arguments, "--max-steps", 6, "--lr", 1e-3, "--log-steps", 1]
+    command = [sys.executable, "-m", held.__name__, *map(str, arguments)]
     with subprocess.Popen(
         command, cwd=REPOSITORY, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     ) as process:
-        assert any(line.startswith("step 1 of 2000: loss ") for line in process.stderr)
+        assert any(line.startswith(f"step {held.STEP - 1} of 6: loss ") for line in process.stderr)
         process.send_signal(signal.SIGTERM)
         out, err = process.communicate(timeout=120)
     assert (process.returncode, out) == (130, "")
-    assert err.splitlines()[-1].startswith("error: stopped at step ")
+    assert err.splitlines()[-1].startswith(f"error: stopped at step {held.STEP} of 6")
     assert "Traceback" not in err
     [state] = complete_states(tmp_path / "out")
     assert {path.name for path in (tmp_path / "out").iterdir()} == {RUN, state.name}
