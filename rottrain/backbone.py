@@ -92,6 +92,8 @@ class Backbone:
         model_class = _without_eyes(architecture_of(folder))
         model = load_pretrained(model_class, folder, part="language model", dtype=dtype)
         model.requires_grad_(requires_grad=False)
+        if device == "cpu":  # its fused kernel is slow at a few hundred positions, above all in bf16 and backwards
+            model.model.language_model.set_attn_implementation("eager")
         tokenizer = AutoTokenizer.from_pretrained(folder.path)
         return cls(model.to(device).eval(), tokenizer, folder, arithmetic=arithmetic)
 

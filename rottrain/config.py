@@ -149,8 +149,9 @@ class TrainConfig:
     seed: int = 0
     precision: Precision = "auto"
     """Of the language model: float32; bfloat16, its weights too; or mixed, with weights, gradients and optimizer in
-    float32 and passes in bfloat16. What learns beside it is float32 in any case. auto is float32 on a CPU; on a GPU
-    mixed where the language model's own weights learn, else bfloat16."""
+    float32 and passes in bfloat16. What learns beside it is float32 in any case. auto: where bfloat16 is fast (GPUs
+    with it, CPUs with AVX-512 BF16 or AMX) mixed if the language model's own weights learn, else bfloat16 on a GPU;
+    float32 otherwise."""
     gradient_checkpointing: bool = False
     """Whether a layer keeps its input alone and is run again for its gradients: less memory, about a third more time;
     losses and gradients stay as they are."""

@@ -89,9 +89,10 @@ def train_probe(scaled_LD: Tensor, labels_LS: Tensor, alphabet: Alphabet, *, see
         probe = GlyphProbe(scaled_LD.shape[1], alphabet)
     optimizer = torch.optim.AdamW(probe.parameters(), lr=_LR)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: 1 - step / _STEPS)
+    batch = min(_BATCH, len(scaled_LD))
     for _ in range(_STEPS):
-        chosen = torch.randint(len(scaled_LD), (_BATCH,), generator=generator)
-        read = scaled_LD[chosen] + _NOISE * torch.randn(_BATCH, scaled_LD.shape[1], generator=generator)
+        chosen = torch.randint(len(scaled_LD), (batch,), generator=generator)
+        read = scaled_LD[chosen] + _NOISE * torch.randn(batch, scaled_LD.shape[1], generator=generator)
         loss = F.cross_entropy(probe(read).flatten(0, 1), labels_LS[chosen].flatten())
         loss.backward()
         optimizer.step()

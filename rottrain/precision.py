@@ -32,6 +32,8 @@ def precision_of(backbone: Backbone) -> Precision:
 
 def _automatic(device: str, trainable: Trainable) -> Precision:
     """The precision `auto` on a device."""
-    if device == "cpu" or default_precision(device) == "float32":
+    if default_precision(device) == "float32":
         return "float32"
-    return "mixed" if trainable in ("full", "lm-head") else "bfloat16"
+    if trainable in ("full", "lm-head"):
+        return "mixed"
+    return "float32" if device == "cpu" else "bfloat16"

@@ -21,6 +21,7 @@ from typing import Any
 import torch
 from torch import Tensor
 from transformers import set_seed
+from transformers.integrations import get_available_reporting_integrations
 
 from rotdata import hub
 from rotdata.encoders import tower_sha256
@@ -108,6 +109,14 @@ class Running:
     """Processes that read and tokenise rows ahead of each training process; 0: it does so itself."""
     report_to: str = "none"
     """A tracker, as transformers names it."""
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for a tracker that is not installed."""
+        if self.report_to != "none" and self.report_to not in (there := get_available_reporting_integrations()):
+            raise UsageError(
+                f"the tracker {self.report_to} is not installed or not known: pip install what it needs, or choose "
+                f"--report-to {' or '.join(['none', *there])}"
+            )
 
 
 AS_USUAL = Running()

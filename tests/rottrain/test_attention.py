@@ -64,7 +64,11 @@ def test_weights_are_those_of_the_model_s_own_attention(rot: RoT) -> None:
 
 
 def test_the_usual_attention_comes_back(rot: RoT) -> None:
-    config = rot.backbone.model.model.language_model.config
-    before = config._attn_implementation
-    answer_attention(rot, QUESTION, torch.randn(1, 192), REPLY)
-    assert config._attn_implementation == before != "eager"
+    language = rot.backbone.model.model.language_model
+    before = language.config._attn_implementation
+    language.set_attn_implementation("sdpa")
+    try:
+        answer_attention(rot, QUESTION, torch.randn(1, 192), REPLY)
+        assert language.config._attn_implementation == "sdpa"
+    finally:
+        language.set_attn_implementation(before)

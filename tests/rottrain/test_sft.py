@@ -100,7 +100,8 @@ def test_a_few_steps_lower_the_loss(run: Run, tmp_path: Path, mode: str) -> None
 def test_a_checkpoint_answers_as_the_trained_model_did(
     run: Run, tmp_path: Path, tiny_folder: Path, embedded: Path, trainable: str, learnt: str
 ) -> None:
-    outcome = run(tmp_path / "out", trainable=trainable, max_steps=4, validation_rows=3, validation_steps=4)
+    schedule = {"max_steps": 4, "validation_rows": 3, "validation_steps": 4}
+    outcome = run(tmp_path / "out", trainable=trainable, precision="float32", **schedule)
     assert outcome.validation is not None
     backbone, config = checkpoints.load_text_model(tmp_path / "out")
     assert (config.stage, config.mode, config.learnt, config.head) == ("sft", "cot", [learnt], None)

@@ -67,12 +67,14 @@ def first(embedded: Path, tiny_folder: Path) -> Run:
         resume: str = "auto",
         limit: int | None = None,
         workers: int = 0,
+        report_to: str = "none",
         **recipe: Any,
     ) -> Outcome:
         defaults = {"rollout": "teacher", "batch_size": 4, "epochs": 2, "lr": 1e-2, "head": HEAD_16, "log_steps": 1}
         config = Stage1Config(**defaults | recipe)
         shards = embedded if weights is None else [f"{embedded}:{weight}" for weight in weights]
-        return run_stage1(shards, str(tiny_folder), out, config, Running(resume=resume, limit=limit, workers=workers))
+        running = Running(resume=resume, limit=limit, workers=workers, report_to=report_to)
+        return run_stage1(shards, str(tiny_folder), out, config, running)
 
     return run
 
@@ -451,7 +453,9 @@ def test_a_checkpoint_of_mixed_precision_generates(first: Run, out: Path, loaded
         ("cuda", "bfloat16", "lora", torch.bfloat16, None),
         ("cuda", "bfloat16", "head", torch.bfloat16, None),
         ("cuda", "float32", "full", torch.float32, None),
-        ("cpu", "bfloat16", "full", torch.float32, None),
+        ("cpu", "bfloat16", "full", torch.float32, torch.bfloat16),
+        ("cpu", "bfloat16", "lora", torch.float32, None),
+        ("cpu", "float32", "full", torch.float32, None),
     ],
 )
 def test_automatic_precision_depends_on_device_and_on_what_learns(
@@ -827,3 +831,25 @@ def test_the_run_s_request_stands_in_its_folder_until_it_is_finished(
         9,
         {"hidden": 16, "activation": "swiglu"},
     )
+
+
+def test_tensorboard_gets_the_figures_of_the_history(
+    first: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    monkeypatch.setenv("TENSORBOARD_LOGGING_DIR", str(tmp_path / "board"))
+    first(tmp_path / "out", report_to="tensorboard", validation_rows=2, validation_steps=2)
+    board = EventAccumulator(str(tmp_path / "board"))
+    board.Reload()
+    history = [json.loads(line) for line in (tmp_path / "out" / HISTORY).read_text().splitlines()]
+    for name in ("loss", "alignment", "answer", "validation_accuracy", "validation_alignment_free"):
+        shown = {event.step: event.value for event in board.Scalars(f"train/{name}")}
+        assert shown == pytest.approx({line["step"]: line[name] for line in history if name in line}, abs=1e-5)
+        assert shown
+
+
+@pytest.mark.parametrize("tracker", ["nobody", "wandb"])
+def test_a_tracker_that_is_not_there_is_refused(first: Run, tmp_path: Path, tracker: str) -> None:
+    with pytest.raises(UsageError, match=f"{tracker}.*--report-to"):
+        first(tmp_path / "out", report_to=tracker)
