@@ -49,7 +49,7 @@ MaxRejects = Annotated[
 
 @app.command()
 def render(
-    source: Annotated[str, typer.Argument(help="File, folder, glob, Hub dataset id (owner/name), or toy.")],
+    source: Annotated[str, typer.Argument(help="File, folder, glob, Hub dataset id (owner/name), or toy (toy:5-8).")],
     out: Out,
     corpus: Annotated[str, typer.Option(help="Name of the corpus (docs/corpora.md); auto recognises it.")] = "auto",
     font: Annotated[
@@ -473,7 +473,7 @@ def fonts(
 
 @app.command()
 def plan(
-    source: Annotated[str, typer.Argument(help="File, folder, glob, Hub dataset id (owner/name), or toy.")],
+    source: Annotated[str, typer.Argument(help="File, folder, glob, Hub dataset id (owner/name), or toy (toy:5-8).")],
     model: Annotated[str, typer.Option(help="tiny, qwen3-vl[-2b|-4b|-8b], a model's folder or a Hub id.")] = "tiny",
     corpus: Annotated[str, typer.Option(help="Name of the corpus; auto recognises it.")] = "auto",
     split: Annotated[str, typer.Option(help="Split of the dataset.")] = "train",

@@ -34,7 +34,7 @@ from rotdata.cot_text import (
 )
 from rotdata.errors import RotError, SourceError, UnknownCorpus, UsageError
 from rotdata.files import LINE, Record, Unreadable, find_files, records
-from rotdata.toy import SPLITS, toy_problems
+from rotdata.toy import MAX_STEPS, MIN_STEPS, SPLITS, difficulty_of, toy_problems
 
 TOY_ROWS = 1000
 """Rows of the toy corpus, which has no end, where no limit is given."""
@@ -79,7 +79,7 @@ class Source:
     """Where rows come from and how they are understood."""
 
     location: str
-    """A file, a folder of files, a glob, a Hub dataset id, or the word "toy" for the generated corpus."""
+    """A file, a folder of files, a glob, a Hub dataset id, or toy problems: toy, or toy:5-8 for so many steps."""
     corpus: str = AUTO
     split: str = "train"
     config: str | None = None
@@ -198,7 +198,8 @@ def describe(source: Source) -> dict[str, Any]:
     source = resolve(source)
     identity: dict[str, Any] = {"limit": source.limit}
     if source.corpus == "toy":
-        return identity | {"generator": 1, "seed": source.seed}
+        steps = _toy_steps(source)
+        return identity | {"generator": 1, "seed": source.seed} | ({"steps": list(steps)} if steps else {})
     if source.corpus == "generic":
         identity["fields"] = [source.fields.question, source.fields.cot, source.fields.answer, source.fields.id]
     identity |= {"calc": _calc(source), "latex": source.latex, "asymptote": source.asymptote}
@@ -284,7 +285,7 @@ CORPORA: dict[str, Callable[[Any, Source], Row]] = {
 def _recognised(source: Source) -> Source:
     if source.corpus != AUTO:
         return source
-    if source.location == "toy" and not Path("toy").exists():
+    if _toy_location(source) and not Path(source.location).exists():
         return replace(source, corpus="toy")
     return replace(source, corpus=_recognise(list(islice(_records(source), _PEEKED_RECORDS)), source))
 
@@ -496,11 +497,26 @@ def _toy_records(source: Source) -> Iterator[tuple[str, Record]]:
     if source.split not in SPLITS:
         raise UsageError(f"the toy corpus has the splits {', '.join(SPLITS)}, got {source.split!r}")
     count = TOY_ROWS if source.limit is None else source.limit
-    problems = toy_problems(source.split, seed=source.seed)
+    difficulty = _toy_steps(source) or (MIN_STEPS, MAX_STEPS)
+    problems = toy_problems(source.split, seed=source.seed, difficulty=difficulty)
     for index, problem in enumerate(islice(problems, count)):
         row_id = f"toy-{source.split}-{index:06d}-{problem.steps}steps"
         record = {"id": row_id, "question": problem.question, "cot": problem.cot, "answer": problem.answer}
         yield f"problem {index}", record
+
+
+def _toy_location(source: Source) -> tuple[int, int] | None:
+    """The difficulty that the location names, if it names toy problems at all. Raises UsageError."""
+    try:
+        return difficulty_of(source.location)
+    except ValueError as error:
+        raise UsageError(str(error)) from error
+
+
+def _toy_steps(source: Source) -> tuple[int, int] | None:
+    """Fewest and most steps of toy problems, where they are not the usual ones."""
+    steps = _toy_location(source)
+    return None if steps == (MIN_STEPS, MAX_STEPS) else steps
 
 
 def _hub_records(source: Source) -> Iterator[tuple[str, Record]]:

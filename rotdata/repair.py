@@ -20,7 +20,7 @@ from rotdata.strips import Renderer, StripStyle, renderer_as
 from rotdata.targets import TargetSettings, restore, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Mapping
 
     from numpy.typing import NDArray
 
@@ -72,7 +72,7 @@ def repair(folder: Path, origin: str | None, encoder: LazyEncoder | None = None)
 def source_of(manifest: shards.Manifest, location: str | None) -> corpora.Source:
     """The corpus of strips, as the manifest has it. Raises UsageError if its place has to be named."""
     made_of = manifest.source
-    location = location or ("toy" if "generator" in made_of else made_of.get("hub"))
+    location = location or (_toy(made_of) if "generator" in made_of else made_of.get("hub"))
     if location is None:
         raise UsageError(f"the strips were made from files ({', '.join(made_of['files'])}): name them with --from")
     fields = corpora.Fields(**dict(zip(("question", "cot", "answer", "id"), made_of.get("fields", ()), strict=False)))
@@ -83,6 +83,11 @@ def source_of(manifest: shards.Manifest, location: str | None) -> corpora.Source
         fields=fields,
         **{name: made_of[name] for name in _SOURCE_OPTIONS if made_of.get(name) is not None},
     )
+
+
+def _toy(made_of: Mapping[str, Any]) -> str:
+    """Toy problems as a source names them."""
+    return f"toy:{'-'.join(map(str, made_of['steps']))}" if "steps" in made_of else "toy"
 
 
 _SOURCE_OPTIONS = ("limit", "seed", "calc", "latex", "asymptote", "config", "revision")

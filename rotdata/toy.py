@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import hashlib
 import random
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 SPLITS = ("train", "validation", "test")
 MIN_STEPS, MAX_STEPS = 3, 6
+MOST_STEPS = 20
 LARGEST = 99
 """No intermediate result exceeds it, none falls below 1."""
 
@@ -34,18 +36,40 @@ class ToyProblem:
     steps: int
 
 
-def toy_problems(split: str, *, seed: int = 0) -> Iterator[ToyProblem]:
-    """Problems of `split` without end; the same split and seed give the same sequence everywhere."""
+def toy_problems(
+    split: str, *, seed: int = 0, difficulty: tuple[int, int] = (MIN_STEPS, MAX_STEPS)
+) -> Iterator[ToyProblem]:
+    """Problems of `split` without end, of the fewest to the most steps that `difficulty` says.
+
+    The same split, seed and difficulty give the same sequence everywhere.
+    """
     rng = random.Random(f"{split}-{seed}")  # noqa: S311 -- a corpus, not a secret
     while True:
-        problem = _draw(rng)
+        problem = _draw(rng, difficulty)
         if _split_of(problem.question) == split:
             yield problem
 
 
-def _draw(rng: random.Random) -> ToyProblem:
+def difficulty_of(location: str) -> tuple[int, int] | None:
+    """Fewest and most steps of what "toy", "toy:6" or "toy:5-8" names; None if it names no toy problems.
+
+    Raises ValueError for steps that no problem has.
+    """
+    name, colon, text = location.partition(":")
+    if name != "toy":
+        return None
+    if not colon:
+        return MIN_STEPS, MAX_STEPS
+    found = re.fullmatch(r"(\d{1,3})(?:-(\d{1,3}))?", text)
+    fewest, most = (int(found[1]), int(found[2] or found[1])) if found else (0, 0)
+    if not 1 <= fewest <= most <= MOST_STEPS:
+        raise ValueError(f"toy problems have 1 to {MOST_STEPS} steps, asked for by toy:6 or toy:5-8, got {location!r}")
+    return fewest, most
+
+
+def _draw(rng: random.Random, difficulty: tuple[int, int]) -> ToyProblem:
     things = rng.choice(_THINGS)
-    steps = rng.randint(MIN_STEPS, MAX_STEPS)
+    steps = rng.randint(*difficulty)
     value = rng.randint(2, 9)
     clauses = [f"{rng.choice(_NAMES)} has {value} {things}"]
     equations = []

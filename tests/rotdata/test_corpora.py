@@ -463,6 +463,18 @@ def test_the_toy_corpus_ends_where_no_limit_is_given() -> None:
     assert sum(1 for _ in read(Source(location="toy", corpus="toy"))) == TOY_ROWS
 
 
+def test_the_toy_corpus_is_as_hard_as_its_place_says() -> None:
+    source = Source(location="toy:7-8", limit=20)
+    assert {row.id.rpartition("-")[2] for row in read(source)} == {"7steps", "8steps"}
+    usual, named, hard = (describe(Source(location=place)) for place in ("toy", "toy:3-6", "toy:7-8"))
+    assert usual == named != hard
+
+
+def test_toy_problems_of_no_steps_are_refused() -> None:
+    with pytest.raises(UsageError, match="1 to 20 steps"):
+        resolve(Source(location="toy:0"))
+
+
 def test_the_toy_corpus_has_three_splits() -> None:
     with pytest.raises(UsageError, match="has the splits train, validation, test, got 'dev'"):
         list(read(Source(location="toy", corpus="toy", split="dev")))

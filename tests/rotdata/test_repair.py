@@ -74,9 +74,12 @@ def test_strips_are_mended_from_their_corpus(run_rotdata: Callable[..., Result],
     assert json.loads(run_rotdata("repair", strips, "--from", corpus, "--json").out)["repaired"] == 0
 
 
-def test_toy_strips_are_mended_without_naming_anything(run_rotdata: Callable[..., Result], tmp_path: Path) -> None:
+@pytest.mark.parametrize("toy", ["toy", "toy:7-8"])
+def test_toy_strips_are_mended_without_naming_anything(
+    run_rotdata: Callable[..., Result], tmp_path: Path, toy: str
+) -> None:
     options = ("--limit", 9, "--seed", 3, "--rows-per-shard", 4)
-    assert run_rotdata("render", "toy", *options, "--out", tmp_path / "s").code == 0
+    assert run_rotdata("render", toy, *options, "--out", tmp_path / "s").code == 0
     whole = contents(tmp_path / "s")
     damage(tmp_path / "s")
     assert run_rotdata("repair", tmp_path / "s").code == 0

@@ -7,7 +7,7 @@ from itertools import islice
 
 import pytest
 
-from rotdata.toy import LARGEST, MAX_STEPS, MIN_STEPS, SPLITS, toy_problems
+from rotdata.toy import LARGEST, MAX_STEPS, MIN_STEPS, MOST_STEPS, SPLITS, difficulty_of, toy_problems
 
 FIRST = {split: list(islice(toy_problems(split), 500)) for split in SPLITS}
 
@@ -60,3 +60,22 @@ def test_the_question_tells_every_step() -> None:
         words = {"*2": "doubles them", "*3": "triples them"}
         for clause, operation in zip(clauses[1:], operations, strict=True):
             assert clause == words.get(operation) or clause.endswith(f" {operation[1:]}")
+
+
+def test_difficulty_can_be_asked_for() -> None:
+    problems = list(islice(toy_problems("train", difficulty=(1, MOST_STEPS)), 500))
+    assert {problem.steps for problem in problems} == set(range(1, MOST_STEPS + 1))
+
+
+@pytest.mark.parametrize(
+    ("location", "difficulty"),
+    [("toy", (3, 6)), ("toy:6", (6, 6)), ("toy:5-8", (5, 8)), ("toys", None), ("a/toy", None)],
+)
+def test_a_location_names_its_difficulty(location: str, difficulty: tuple[int, int] | None) -> None:
+    assert difficulty_of(location) == difficulty
+
+
+@pytest.mark.parametrize("location", ["toy:", "toy:0", "toy:8-5", "toy:5-", "toy:21", "toy:many", "toy:1-9999999999"])
+def test_steps_that_no_problem_has_are_refused(location: str) -> None:
+    with pytest.raises(ValueError, match="1 to 20 steps"):
+        difficulty_of(location)
