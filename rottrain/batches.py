@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
 from rotdata.shards import EmbeddingShards, Texts
@@ -40,6 +41,10 @@ class Batch(TypedDict):
     """Classes of the characters that each latent shows; where there is an alphabet."""
     answer_ids_BA: Tensor
     answer_mask_BA: Tensor
+    rows_B: NotRequired[Tensor]
+    """Numbers of the rows; where hidden states are kept."""
+    hidden_BKD: NotRequired[Tensor]
+    """What the latents are predicted from; where that is known of all rows. D of the language model."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +58,10 @@ class Example:
     said: int | None = None
     """Latents before the blank ones; by default all."""
     glyphs_KS: NDArray[np.int64] | None = None
+    row: int | None = None
+    """Its number, where hidden states are kept."""
+    hidden_KD: Tensor | None = None
+    """Hidden states under teacher forcing, where they are known."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,6 +73,12 @@ class Shape:
     blank_D: NDArray[np.float32] | None = None
     """What pads a row to the budget."""
     alphabet: Alphabet | None = None
+
+    def count(self, num_latents: int) -> int:
+        """The latents that a row of so many will have."""
+        if self.budget is None:
+            return num_latents
+        return self.budget if self.blank_D is not None else min(num_latents, self.budget)
 
     def example(self, example: Example, text: str, spans: Sequence[int] | None) -> Example:
         """A row of its strip's own latents as it will be learnt."""
@@ -108,14 +123,12 @@ class ShardRows(Dataset[Example]):
 
     def lengths(self) -> NDArray[np.float64]:
         """About how many positions each row takes: what rows of similar length are grouped by."""
-        selections, budget = self._reader.selections, self._shape.budget
+        selections = self._reader.selections
         rate = tokens_a_character(self._backbone, selections)
 
         def length(texts: Texts, row: int) -> float:
-            latents = texts.num_latents[row]
-            if budget is not None:
-                latents = budget if self._shape.blank_D is not None else min(latents, budget)
-            return latents + rate * (len(texts.questions[row]) + len(texts.answers[row]))
+            characters = len(texts.questions[row]) + len(texts.answers[row])
+            return self._shape.count(texts.num_latents[row]) + rate * characters
 
         return lengths_of_rows(selections, length)
 
@@ -159,6 +172,12 @@ class Collator:
             batch["glyphs_BKS"] = torch.full((len(examples), max(lengths), glyphs[0].shape[1]), NOTHING)
             for row, classes in enumerate(glyphs):
                 batch["glyphs_BKS"][row, : lengths[row]] = torch.from_numpy(classes)
+        rows = [example.row for example in examples if example.row is not None]
+        if len(rows) == len(examples):
+            batch["rows_B"] = torch.tensor(rows)
+        hidden = [example.hidden_KD for example in examples if example.hidden_KD is not None]
+        if len(hidden) == len(examples):
+            batch["hidden_BKD"] = pad_sequence(hidden, batch_first=True)
         return batch
 
 

@@ -110,6 +110,10 @@ TopP = Annotated[float, typer.Option(help="Share of the probability that is samp
 MaxAnswerTokens = Annotated[int | None, typer.Option(help="Most tokens of an answer, 64 by default.")]
 
 
+_CARRIED_OUT = "resume limit workers report_to dry_run json_"
+"""Options of training commands that are no part of the recipe."""
+
+
 @app.command()
 def stage1(
     shards: Shards,
@@ -147,17 +151,21 @@ def stage1(
     seed: Seed = None,
     limit: Limit = None,
     workers: Workers = 0,
+    cache_hidden: Annotated[
+        Path | None,
+        typer.Option(help="Keep a frozen model's hidden states here: it reads true latents once, not every epoch."),
+    ] = None,
     report_to: ReportTo = "none",
     dry_run: DryRun = False,  # noqa: FBT002 -- a flag
     json_: Json = False,  # noqa: FBT002 -- a flag
 ) -> None:
     """Visual alignment: train the projection head to predict the latents of the rendered reasoning."""
-    overrides = _given(locals(), "shards out model config recipe resume limit workers report_to dry_run json_")
+    overrides = _given(locals(), f"shards out model config recipe {_CARRIED_OUT} cache_hidden")
     from rottrain.config import Stage1Config, load_yaml
     from rottrain.trainer import Running, plan_stage1, run_stage1
 
     chosen = load_yaml(Stage1Config, config, recipe=recipe, **overrides)
-    running = Running(resume=resume, limit=limit, workers=workers, report_to=report_to)
+    running = Running(resume=resume, limit=limit, workers=workers, cache_hidden=cache_hidden, report_to=report_to)
     if dry_run:
         _tell(plan_stage1(shards, model, chosen, running), as_json=json_)
     else:
@@ -206,7 +214,7 @@ def stage2(
     json_: Json = False,  # noqa: FBT002
 ) -> None:
     """Latent fine-tuning: train a LoRA adapter to answer from the latents that the frozen head predicts."""
-    overrides = _given(locals(), "shards start out model config recipe resume limit workers report_to dry_run json_")
+    overrides = _given(locals(), f"shards start out model config recipe {_CARRIED_OUT}")
     from rottrain.config import Stage2Config, load_yaml
     from rottrain.trainer import Running, plan_stage2, run_stage2
 
@@ -254,7 +262,7 @@ def sft(
     json_: Json = False,  # noqa: FBT002
 ) -> None:
     """Fine-tuning in words on the same rows: the baselines that latents are compared with."""
-    overrides = _given(locals(), "shards out model config recipe resume limit workers report_to dry_run json_")
+    overrides = _given(locals(), f"shards out model config recipe {_CARRIED_OUT}")
     from rottrain.config import SftConfig, load_yaml
     from rottrain.trainer import Running, plan_sft, run_sft
 

@@ -16,6 +16,7 @@ from rottrain.batches import Batch
 from rottrain.config import Stage1Config, Stage2Config, rollout_phases
 from rottrain.glyphs import GlyphProbe
 from rottrain.head import ProjectionHead
+from rottrain.hidden_states import HiddenStates
 from rottrain.losses import alignment_loss, answer_loss, glyph_loss, halt_loss
 
 
@@ -30,14 +31,16 @@ class Learner(nn.Module):
         head: ProjectionHead,
         recipe: Stage1Config | Stage2Config,
         probe: GlyphProbe | None = None,
+        states: HiddenStates | None = None,
     ) -> None:
-        """Let those parameters learn that the recipe says, and no others."""
+        """Let those parameters learn that the recipe says, and no others; hidden states are kept in `states`."""
         super().__init__()
         self.backbone = backbone
         self.language = backbone.model
         self.head = head
         self.recipe = recipe
         self.probe = probe
+        self._states = states
         self.step, self.progress = 0, 0.0
         """Steps done, and their share of the run: they decide how latents are produced."""
         self._phases = rollout_phases(recipe.rollout)
@@ -55,8 +58,15 @@ class Learner(nn.Module):
     def forward(self, **batch: Tensor) -> dict[str, Tensor]:
         """Roll out, compare with the targets, answer: the loss, and its parts before they are weighted."""
         tensors: Batch = batch  # type: ignore[assignment]  # the collator made it
-        prompt = self.read(tensors)
-        predicted = self._roll_out(prompt, tensors)
+        hidden_BKD = tensors.get("hidden_BKD")
+        prompt = self.read(tensors) if hidden_BKD is None or self.recipe.answer_weight else None
+        if hidden_BKD is not None:
+            predicted = rollout.Predicted(latents_BKD=self.head(hidden_BKD), hidden_BKD=hidden_BKD)
+        else:
+            assert prompt is not None
+            predicted = self._roll_out(prompt, tensors)
+            if self._states is not None:
+                self._states.put(tensors["rows_B"].tolist(), predicted.hidden_BKD, tensors["targets_mask_BK"])
         parts = self._parts(prompt, predicted, tensors)
         weights = {
             "alignment": self.recipe.align_weight,
@@ -122,10 +132,10 @@ class Learner(nn.Module):
             given_BKD = given_BKD + self.recipe.input_noise * share_B11 * noise_BKD
         return self.sweep(prompt, given_BKD)
 
-    def _parts(self, prompt: rollout.Prompt, predicted: rollout.Predicted, batch: Batch) -> dict[str, Tensor]:
+    def _parts(self, prompt: rollout.Prompt | None, predicted: rollout.Predicted, batch: Batch) -> dict[str, Tensor]:
         """The losses that the recipe gives a weight, and the alignment in any case."""
         parts = {"alignment": self.alignment(predicted, batch)}
-        if self.recipe.answer_weight:
+        if self.recipe.answer_weight and prompt is not None:
             given = predicted.latents_BKD, self.answered_after(batch)
             parts["answer"] = answer_loss(*rollout.answer_pass(self.backbone, prompt, batch, *given))
         if self.recipe.glyph_weight and self.probe is not None:

@@ -37,6 +37,7 @@ class Supply:
     rows: ShardRows
     selections: list[Selection]
     """Where those are."""
+    shape: Shape
     held_out: list[Example]
     recipe: LatentConfig
     alphabet: Alphabet | None
@@ -76,6 +77,7 @@ class Supply:
         return cls(
             rows=ShardRows(kept, backbone, shape=shape),
             selections=kept,
+            shape=shape,
             held_out=[last[index] for index in range(len(last))],
             recipe=recipe,
             alphabet=alphabet,

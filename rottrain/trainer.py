@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -41,9 +41,11 @@ from rottrain.config import (
     TrainConfig,
     as_yaml,
     from_dict,
+    rollout_phases,
     what_decides,
 )
 from rottrain.head import ProjectionHead
+from rottrain.hidden_states import HiddenStates, KnownRows
 from rottrain.learner import Learner
 from rottrain.loop import BEST, NOT_FINITE, Lesson, is_main
 from rottrain.precision import load_backbone, precision_of
@@ -107,6 +109,8 @@ class Running:
     """Use no more than this many rows of each folder."""
     workers: int = 0
     """Processes that read and tokenise rows ahead of each training process; 0: it does so itself."""
+    cache_hidden: Path | None = None
+    """Where stage 1 keeps hidden states of a frozen language model under teacher forcing."""
     report_to: str = "none"
     """A tracker, as transformers names it."""
 
@@ -133,7 +137,7 @@ def run_stage1(shards: Shards, model: str, out: Path, config: Stage1Config, runn
 
 def plan_stage1(shards: Shards, model: str, config: Stage1Config, running: Running = AS_USUAL) -> Plan:
     """What `run_stage1` would do."""
-    return _plan(_stage1(shards, model, config, running))
+    return _plan(_stage1(shards, model, config, replace(running, cache_hidden=None)))
 
 
 def run_stage2(
@@ -161,6 +165,8 @@ def plan_sft(shards: Shards, model: str, config: SftConfig, running: Running = A
 def _stage1(shards: Shards, model: str, config: Stage1Config, running: Running) -> _Wanted:
     selections, folder = _select(shards, running.limit), find_model(model)
     _check_origin(selections, folder, model)
+    if running.cache_hidden is not None:
+        _check_states_stay(config)
 
     def build() -> Lesson:
         set_seed(config.seed)
@@ -174,7 +180,7 @@ def _stage1(shards: Shards, model: str, config: Stage1Config, running: Running) 
         supply = Supply.of(selections, backbone, config)
         if config.scaling != "none":
             head.set_scale(*supply.scale(per_dimension=config.scaling == "dimension"))
-        return _latent_lesson(backbone, head, config, supply)
+        return _latent_lesson(backbone, head, config, supply, running.cache_hidden)
 
     return _Wanted(stage="stage1", model=model, recipe=config, selections=selections, running=running, build=build)
 
@@ -273,20 +279,35 @@ class _Wanted:
 
 
 def _latent_lesson(
-    backbone: Backbone, head: ProjectionHead, recipe: Stage1Config | Stage2Config, supply: Supply
+    backbone: Backbone,
+    head: ProjectionHead,
+    recipe: Stage1Config | Stage2Config,
+    supply: Supply,
+    cache_hidden: Path | None = None,
 ) -> Lesson:
     """What a latent stage trains, and on what."""
     probe = supply.probe(head)
     _let_learn(backbone, recipe, train_tokens=recipe.train_tokens)
-    learner = Learner(backbone, head, recipe, probe)
+    states = HiddenStates(cache_hidden, supply.selections, backbone, supply.shape) if cache_hidden else None
+    learner = Learner(backbone, head, recipe, probe, states)
     return Lesson(
         learner=learner,
-        rows=supply.rows,
+        rows=KnownRows(supply.rows, states) if states else supply.rows,
         order=_order(supply.selections, recipe, supply.rows),
         collate=Collator(backbone.pad_id),
         held_out=supply.held_out,
         validate=lambda: validate(learner, supply.held_out),
     )
+
+
+def _check_states_stay(config: Stage1Config) -> None:
+    """Raise UsageError unless hidden states are the same in every epoch."""
+    forced = all(phase.sweeps == (0, 0) for phase in rollout_phases(config.rollout))
+    if config.trainable != "head" or not forced or config.input_noise:
+        raise UsageError(
+            "--cache-hidden is for a frozen language model that reads true latents: it takes --trainable head, "
+            f"--rollout teacher and --input-noise 0, not {config.trainable}, {config.rollout} and {config.input_noise}"
+        )
 
 
 def _order(selections: Sequence[Selection], recipe: TrainConfig, rows: ShardRows | TextRows) -> RowOrder:

@@ -284,6 +284,7 @@ def test_every_option_of_a_stage_is_a_key_of_its_recipe(name: str, config: Any) 
         "recipe",
         "report_to",
         "workers",
+        "cache_hidden",
         "dry_run",
     }
     recipe = {parameter.name for parameter in command.params} - apart
