@@ -268,7 +268,7 @@ _FAST = {
     "trainable": "full",
     "align_weight": 1.0,
     "answer_after": "drawn",
-    "glyph_weight": 0.5,
+    "glyph_weight": 2.0,
     "halt_weight": 0.1,
     "input_noise": 0.3,
     "warmup_steps": 50,

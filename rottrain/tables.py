@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 from rotdata.errors import RotError, UsageError
 from rotdata.shards import write_atomically
-from rottrain.proportions import half_width, share
+from rottrain.proportions import half_width
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -129,18 +129,16 @@ class _Line:
         mean = statistics.fmean(values)
         if len(values) > 1:
             return f"{mean:{form}} ± {half_width(values):{form}}"
-        interval = self._interval(column, mean)
+        interval = self._interval(column)
         return f"{mean:{form}}" + (f" [{interval[0]:{form}}, {interval[1]:{form}}]" if interval else "")
 
-    def _interval(self, column: str, mean: float) -> tuple[float, float] | None:
-        """That of one seed: an estimate's own, or Wilson's for an accuracy over questions."""
-        row = self.rows[0]
-        if len(self.rows) == 1 and _is_number(row.get(f"{column}.low")):
-            return row[f"{column}.low"], row[f"{column}.high"]
-        if column == "accuracy" and row.get("n"):
-            hits = round(mean * row["n"])
-            seen = share([True] * hits + [False] * (int(row["n"]) - hits))
-            return seen.low, seen.high
+    def _interval(self, column: str) -> tuple[float, float] | None:
+        """That of one seed, as the command said it: an estimate's own, or an evaluation's of its accuracy."""
+        source, _, name = column.rpartition("/")
+        rows = [row for row in self.rows if row["source"] == (source or self.rows[0]["source"])]
+        for estimate in (name, "interval") if name == "accuracy" else (name,):
+            if len(rows) == 1 and _is_number(rows[0].get(f"{estimate}.low")):
+                return rows[0][f"{estimate}.low"], rows[0][f"{estimate}.high"]
         return None
 
 
