@@ -76,7 +76,8 @@ elif os.environ.get("MUTE"):
 else:
     if "--plot" in options:
         pathlib.Path(options["--plot"]).write_text("drawn")
-    print(json.dumps([{"mode": "rot", "split": "mine", "accuracy": 1.0 if "stage2" in words[2] else 0.5, "n": 10}]))
+    right = 1.0 if "stage2" in words[2] else 0.5
+    print(json.dumps([{"mode": "rot", "split": "mine", "accuracy": right, "interval": {"low": 0.25, "high": 1.0}}]))
 """
 
 
@@ -202,7 +203,7 @@ def test_a_step_that_fails_takes_with_it_what_needs_it_and_is_tried_again(
     assert failed["stage2"].startswith("needs stage1-")
     assert failed["answers"].startswith("needs stage1-")
     assert "| both | 100% [72.2%" not in outcome.section
-    assert "| both | 100% [72%, 100%] |" in outcome.section
+    assert "| both | 100% [25%, 100%] |" in outcome.section
     assert "- both, seed 1: needs stage1-" in outcome.section
     assert "- without 2, seed 1: needs stage1-" in outcome.section
     monkeypatch.delenv("BROKEN")

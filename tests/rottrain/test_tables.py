@@ -47,9 +47,14 @@ def test_a_line_is_the_mean_over_seeds_with_its_interval() -> None:
     assert half_width(many) == pytest.approx(2.0796 * (11 * 0.5 / 21) ** 0.5 / 22**0.5, rel=1e-3)
 
 
-def test_one_seed_gives_the_interval_over_questions() -> None:
-    text = as_markdown([row(accuracy=0.9, n=100, reasoning_tokens=1.5)], TABLE)
-    assert "| rot | 90.0% [82.6%, 94.5%] | 1.5 |" in text
+def test_one_seed_has_the_interval_that_the_command_gave() -> None:
+    said = {"accuracy": 0.9, "interval.low": 0.826, "interval.high": 0.945, "reasoning_tokens": 1.5}
+    other = row(source="timed", **said | {"interval.low": 0.1})
+    assert "| rot | 90.0% [82.6%, 94.5%] | 1.5 |" in as_markdown([row(**said), other], TABLE)
+
+
+def test_a_figure_without_an_interval_gets_none() -> None:
+    assert "| rot | 90.0% | 1.5 |" in as_markdown([row(accuracy=0.9, n=100, reasoning_tokens=1.5)], TABLE)
 
 
 def test_lines_are_told_apart_by_varied_settings_and_columns() -> None:
