@@ -21,6 +21,8 @@ MODULES = {
     "embed-limit-4b": "embed_limit",
     "stage1-student": "stage1",
     "stage1-teacher": "stage1",
+    "train-limit": "train_limit",
+    "train-limit-stage2": "train_limit",
     "generate": "generate",
     "rot-vs-cot": "rot_vs_cot",
 }
