@@ -464,11 +464,11 @@ def evaluate(
             for exam in exams:
                 result, judged = examine(candidate, exam, ranks)
                 results.append(beside(result) if paper else result)
-                entries += rowlog.lines(result, judged) if log and ranks.is_main else ()
+                if log and ranks.is_main:  # after each, so that a run that is killed keeps what it has asked
+                    entries += rowlog.lines(result, judged)
+                    rowlog.write(log, entries)
     if not ranks.is_main:
         return
-    if log is not None:
-        rowlog.write(log, entries)
     if json_:
         print_json([dataclasses.asdict(result) for result in results])
     else:

@@ -22,7 +22,7 @@ from rotdata.corpora import Source
 from rotdata.encoders import load_encoder
 from rotdata.models import find_model
 from rotdata.strips import StripStyle
-from rottrain import checkpoints
+from rottrain import checkpoints, evaluate
 from rottrain.cli import app
 from rottrain.config import SftConfig, Stage1Config, Stage2Config
 from rottrain.loop import complete_states
@@ -159,6 +159,25 @@ def test_eval_takes_budgets_sources_and_a_suite_s_files(
     assert as_paper.splitlines()[-1].startswith("| RoT, Qwen3-VL-4B (arXiv 2601.14750) | 33.2% | 64 |")
     assert "Wilson over questions" in said
     assert pq.read_table(tmp_path / "log.parquet").num_rows == 15
+
+
+def test_an_evaluation_that_breaks_off_has_logged_what_it_asked(
+    run_rottrain: Run, stage2_checkpoint: Path, short_rows: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    examine, asked = evaluate.examine, []
+
+    def once(*arguments: Any) -> Any:
+        if asked:
+            raise KeyboardInterrupt
+        asked.append(examine(*arguments))
+        return asked[0]
+
+    monkeypatch.setattr(evaluate, "examine", once)
+    result = run_rottrain(
+        "eval", stage2_checkpoint, short_rows, "--limit", 2, "--budget", "1,2", "--log", tmp_path / "log.parquet"
+    )
+    assert result.code == 130
+    assert pq.read_table(tmp_path / "log.parquet")["budget"].to_pylist() == [1, 1]
 
 
 def test_eval_asks_the_checkpoint_that_was_taught_a_mode(
