@@ -199,7 +199,8 @@ def describe(source: Source) -> dict[str, Any]:
     identity: dict[str, Any] = {"limit": source.limit}
     if source.corpus == "toy":
         steps = _toy_steps(source)
-        return identity | {"generator": 1, "seed": source.seed} | ({"steps": list(steps)} if steps else {})
+        named = {"steps": list(steps)} if steps and steps != (MIN_STEPS, MAX_STEPS) else {}
+        return identity | {"generator": 1, "seed": source.seed} | named
     if source.corpus == "generic":
         identity["fields"] = [source.fields.question, source.fields.cot, source.fields.answer, source.fields.id]
     identity |= {"calc": _calc(source), "latex": source.latex, "asymptote": source.asymptote}
@@ -285,7 +286,7 @@ CORPORA: dict[str, Callable[[Any, Source], Row]] = {
 def _recognised(source: Source) -> Source:
     if source.corpus != AUTO:
         return source
-    if _toy_location(source) and not Path(source.location).exists():
+    if not Path(source.location).exists() and _toy_steps(source):
         return replace(source, corpus="toy")
     return replace(source, corpus=_recognise(list(islice(_records(source), _PEEKED_RECORDS)), source))
 
@@ -505,18 +506,12 @@ def _toy_records(source: Source) -> Iterator[tuple[str, Record]]:
         yield f"problem {index}", record
 
 
-def _toy_location(source: Source) -> tuple[int, int] | None:
-    """The difficulty that the location names, if it names toy problems at all. Raises UsageError."""
+def _toy_steps(source: Source) -> tuple[int, int] | None:
+    """Fewest and most steps of the toy problems that the location names, if it names any. Raises UsageError."""
     try:
         return difficulty_of(source.location)
     except ValueError as error:
         raise UsageError(str(error)) from error
-
-
-def _toy_steps(source: Source) -> tuple[int, int] | None:
-    """Fewest and most steps of toy problems, where they are not the usual ones."""
-    steps = _toy_location(source)
-    return None if steps == (MIN_STEPS, MAX_STEPS) else steps
 
 
 def _hub_records(source: Source) -> Iterator[tuple[str, Record]]:

@@ -135,7 +135,8 @@ class Learner(nn.Module):
     def _parts(self, prompt: rollout.Prompt | None, predicted: rollout.Predicted, batch: Batch) -> dict[str, Tensor]:
         """The losses that the recipe gives a weight, and the alignment in any case."""
         parts = {"alignment": self.alignment(predicted, batch)}
-        if self.recipe.answer_weight and prompt is not None:
+        if self.recipe.answer_weight:
+            assert prompt is not None
             given = predicted.latents_BKD, self.answered_after(batch)
             parts["answer"] = answer_loss(*rollout.answer_pass(self.backbone, prompt, batch, *given))
         if self.recipe.glyph_weight and self.probe is not None:
