@@ -33,9 +33,17 @@ _MATRIX = 2048
 
 
 def figures() -> Iterator[dict[str, Any]]:
-    """The three embed-limit figures."""
-    yield _figure("embed-limit", model_8x512(), 768)
-    yield _figure("embed-limit-tiny", tiny(), 6000)
+    """The figure of the 8x512 tower."""
+    yield _figure("embed-limit", model_8x512(), 256)
+
+
+def tiny_figures() -> Iterator[dict[str, Any]]:
+    """The figure of tiny's tower."""
+    yield _figure("embed-limit-tiny", tiny(), 2000)
+
+
+def figures_4b() -> Iterator[dict[str, Any]]:
+    """The figure of Qwen3-VL-4B's shape."""
     yield _figure("embed-limit-4b", tower_4b(), 24)
 
 

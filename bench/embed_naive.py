@@ -22,8 +22,12 @@ from rotdata.strips import StripStyle, render
 
 
 def figures() -> Iterator[dict[str, Any]]:
-    """Of tiny's tower in fp32, and of one of Qwen3-VL-4B's shape as embed would run it here."""
+    """The figure of tiny's tower."""
     yield _figure("embed-naive", tiny(), 256, "float32")
+
+
+def figures_4b() -> Iterator[dict[str, Any]]:
+    """The figure of Qwen3-VL-4B's shape."""
     yield _figure("embed-naive-4b", tower_4b(), 32, default_precision("cpu"))
 
 
