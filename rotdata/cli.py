@@ -80,6 +80,9 @@ def render(
     cells: Annotated[
         int | None, typer.Option(help="Characters a latent, each in a cell of its own, so that none straddles two.")
     ] = None,
+    align_steps: Annotated[  # noqa: FBT002
+        bool, typer.Option("--align-steps", help="Each line or <<...>> begins a latent; with --cells.")
+    ] = False,
     begin_mark: Annotated[str, typer.Option(help="Drawn before every text.")] = "",
     end_mark: Annotated[str, typer.Option(help="Drawn after every text.")] = "",
     layout: Annotated[
@@ -154,6 +157,7 @@ def render(
         kerning=kerning,
         letter_spacing_px=letter_spacing,
         cells=cells,
+        align_steps=align_steps,
         begin_mark=begin_mark,
         end_mark=end_mark,
         layout=layout,

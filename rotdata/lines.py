@@ -8,7 +8,7 @@ its pen position; words and cells are kept, since corpora repeat them.
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import pairwise
 from typing import Protocol
@@ -28,8 +28,11 @@ _MAX_WORDS_BYTES = 32 << 20  # the same, for words
 class Line(Protocol):
     """A way to set a line of characters."""
 
-    def place(self, drawn: str, advances: NDArray[np.int16]) -> NDArray[np.int32]:
-        """Pen position before each character, and after the last: [len(drawn) + 1], from 0."""
+    def place(self, drawn: str, advances: NDArray[np.int16], steps: Sequence[int] = ()) -> NDArray[np.int32]:
+        """Pen position before each character, and after the last: [len(drawn) + 1], from 0.
+
+        `steps` are the characters that begin a latent, in a line that can have them do so.
+        """
 
     def draw(self, drawn: str, pens: NDArray[np.int32], width_px: int) -> tuple[int, bytes]:
         """Where the line's pen stood at 0, and its columns: `width_px` of them, or more if the ink needs them."""
@@ -57,7 +60,7 @@ class ProportionalLine:
         self._reaching: dict[str, tuple[int, int]] = {}  # words whose ink leaves them by more than the padding
         self._kerning = _kerning_of(glyphs) if glyphs.style.kerning == "pairs" else None
 
-    def place(self, drawn: str, advances: NDArray[np.int16]) -> NDArray[np.int32]:
+    def place(self, drawn: str, advances: NDArray[np.int16], steps: Sequence[int] = ()) -> NDArray[np.int32]:  # noqa: ARG002 -- of cells
         """Sums of advances, and of kerning where the style asks for it."""
         pens = np.zeros(len(drawn) + 1, dtype=np.int32)
         np.cumsum(advances, out=pens[1:])
@@ -173,7 +176,8 @@ class CellLine:
     """Each character has a cell of its own, `cells` of them a latent, and its ink stays within.
 
     A glyph is centred by its advance, moved until its ink is inside, and drawn smaller if it is too wide. A combining
-    mark takes no cell: it is centred over the character before it.
+    mark takes no cell: it is centred over the character before it. The character before one that begins a latent takes
+    what is left of its own; a space that would open a latent for nothing takes no room.
     """
 
     def __init__(self, glyphs: Glyphs) -> None:
@@ -187,12 +191,18 @@ class CellLine:
         # Where cells do not divide the latent, some are a column wider.
         self._drawn = {width: _Remembered(self._drawer(width)) for width in (narrow, narrow + 1)}
 
-    def place(self, drawn: str, advances: NDArray[np.int16]) -> NDArray[np.int32]:  # noqa: ARG002 -- cells have one
+    def place(self, drawn: str, advances: NDArray[np.int16], steps: Sequence[int] = ()) -> NDArray[np.int32]:  # noqa: ARG002 -- cells have one
         """Left border of each character's cell; a mark's is that of the cell which it is drawn in."""
         cells = np.arange(len(drawn) + 1, dtype=np.int32)
         if any(map(_is_mark, set(drawn))):
             owns = [i == 0 or not _is_mark(character) for i, character in enumerate(drawn)]
             np.cumsum([*owns[1:], True], out=cells[1:])
+        for step in steps:
+            beyond = int(cells[step]) % self._cells
+            if beyond == 1 and drawn[step - 1] == " ":
+                cells[step:] -= 1
+            elif beyond:
+                cells[step:] += self._cells - beyond
         return cells * np.int32(self._factor_px) // np.int32(self._cells)
 
     def draw(self, drawn: str, pens: NDArray[np.int32], width_px: int) -> tuple[int, bytes]:
@@ -203,12 +213,19 @@ class CellLine:
             stops = (np.flatnonzero(widths) + 1).tolist()
             clusters = [drawn[start:stop] for start, stop in pairwise([0, *stops])]
             widths = widths[widths > 0]
-        cells = [self._drawn[width][cluster] for width, cluster in zip(widths.tolist(), clusters, strict=True)]
+        cells = [self._cell(cluster, width) for width, cluster in zip(widths.tolist(), clusters, strict=True)]
         for kept in self._drawn.values():
             if len(kept) > _MAX_CELLS:
                 kept.clear()
         rest = width_px - self._padding_px - int(pens[-1])
         return self._padding_px, b"".join([self._blank * self._padding_px, *cells, self._blank * rest])
+
+    def _cell(self, cluster: str, width_px: int) -> bytes:
+        """The columns of a cell, and of the rest of its latent where the next one begins a latent."""
+        if (pictures := self._drawn.get(width_px)) is not None:
+            return pictures[cluster]
+        narrow = min(self._drawn)
+        return self._drawn[narrow][cluster] + self._blank * (width_px - narrow)
 
     def _drawer(self, width_px: int) -> Callable[[str], bytes]:
         """What draws a cluster, a character and the marks over it, into a cell of that width."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from rotdata.glyphs import Glyphs, MissingGlyph
 from rotdata.lines import CellLine, Line, ProportionalLine, font_size_for_cells
-from rotdata.style import StripStyle
+from rotdata.style import LINE_BREAKS, StripStyle
 
 __all__ = [
     "MissingGlyph",
@@ -32,6 +33,10 @@ __all__ = [
     "renderer",
     "renderer_as",
 ]
+
+
+_STEP = re.compile(rf"(?<=[{LINE_BREAKS}])[^{LINE_BREAKS}]|(?<= )<<")
+"""Where a step of the reasoning begins, but for the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +158,8 @@ class Renderer:
         """What decides the pixels: style, font files and glyphs as drawn. JSON-ready."""
         faces = self._glyphs.faces
         style = asdict(self.style) | {"font": faces[0].name}
+        if not self.style.align_steps:
+            del style["align_steps"]  # strips from before there was such a thing keep their fingerprint
         fonts: dict[str, str] = {}
         for rank, face in enumerate(faces):  # another release of a shipped font has its name, not its hash
             fonts[f"{face.name} (fallback {rank})" if face.name in fonts else face.name] = face.sha256
@@ -172,7 +179,11 @@ class Renderer:
             drawn = begin + drawn + end
             advances = np.concatenate([self._glyphs.spell(begin)[2], advances, self._glyphs.spell(end)[2]])
             owners = None if owners is None else owners + np.int32(len(begin))
-        return _Placed(drawn, advances, self._line.place(drawn, advances), owners)
+        steps: list[int] = []
+        if self.style.align_steps:
+            starts = [found.start() for found in _STEP.finditer(text)]
+            steps = [start + len(begin) for start in starts] if owners is None else owners[starts].tolist()
+        return _Placed(drawn, advances, self._line.place(drawn, advances, steps), owners)
 
     def _borders(self, placed: _Placed, length: int) -> NDArray[np.int32]:
         """[length + 1]: where in the drawn characters each source character begins, and where the last one ends."""

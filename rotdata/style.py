@@ -41,6 +41,8 @@ class StripStyle:
     """Added to the advance of every character that has one."""
     cells: int | None = None
     """Characters a latent: each is drawn within a cell of height_px / cells columns, so that none straddles latents."""
+    align_steps: bool = False
+    """Whether each step of the reasoning, a line of its text or a calculator mark <<...>>, begins a latent."""
     begin_mark: str = ""
     """Drawn before the text; belongs to no character's span."""
     end_mark: str = ""
@@ -70,6 +72,8 @@ class StripStyle:
         self._check_square()
 
     def _check_cells(self) -> None:
+        if self.align_steps and (self.cells is None or self.layout != "line"):
+            raise UsageError("steps are aligned with latents in a line of cells: give cells, 4 or 6 say")
         if self.cells is None:
             return
         if not 1 <= self.cells <= self.height_px // 4:

@@ -154,8 +154,11 @@ def sweep(
 def iterate(backbone: Backbone, head: nn.Module, prompt: Prompt, start_BKD: Tensor, sweeps: int) -> Tensor:
     """What `sweeps` sweeps make of `start_BKD`, each over the predictions of the one before; without a gradient.
 
-    The first `sweeps` latents are those of `unroll`.
+    The first `sweeps` latents are those of `unroll`, which makes all of them where there are no more: its steps of one
+    latent each are cheaper than as many sweeps.
     """
+    if sweeps >= (num_latents := start_BKD.shape[1]):
+        return unroll(backbone, head, prompt, num_latents).latents_BKD.to(start_BKD.dtype)
     given_BKD = start_BKD
     for _ in range(sweeps):
         given_BKD = sweep(backbone, head, prompt, given_BKD).latents_BKD.to(start_BKD.dtype)

@@ -544,6 +544,52 @@ def test_a_combining_mark_is_drawn_in_the_cell_before_it() -> None:
     assert (render("\u0301a", style).pixels != render(" a", style).pixels).any()
 
 
+ALIGNED = StripStyle(cells=6, padding_px=0, align_steps=True)
+VISIBLE = st.text(st.characters(min_codepoint=33, max_codepoint=0x24F, exclude_categories=("Cc", "Cf", "Mn", "Me")))
+
+
+@given(st.lists(VISIBLE.filter(bool), min_size=1, max_size=5), st.sampled_from("\n\r\u2028"))
+def test_aligned_steps_are_drawn_as_each_alone(lines_: list[str], line_break: str) -> None:
+    strip = render(line_break.join(lines_), ALIGNED)
+    alone = [render(line, ALIGNED).pixels for line in lines_]
+    np.testing.assert_array_equal(strip.pixels, np.hstack(alone))
+    offsets = np.cumsum([0, *(len(line) + 1 for line in lines_)])
+    first = np.cumsum([0, *(pixels.shape[1] // 32 for pixels in alone[:-1])])
+    for start, latent in zip(offsets[:-1], first, strict=True):  # the break is the step's that it ends, or of no width
+        assert strip.spans[latent] in (start, start - 1) or latent == start == 0
+
+
+def test_calculator_marks_are_steps_and_a_space_opens_no_latent_for_nothing() -> None:
+    text = "<<7+5=12>> <<12*2=24>> <<24-4=20>>"
+    strip = render(text, ALIGNED)
+    shown = [text[start:stop] for start, stop in pairwise(strip.spans.tolist())]
+    assert shown == ["<<7+5=", "12>> ", "<<12*2", "=24>> ", "<<24-4", "=20>>"]
+    full = render("<<12+12=24>> <<24-4=20>>", ALIGNED)  # twelve characters fill two latents
+    assert full.num_latents == 4
+    np.testing.assert_array_equal(full.pixels[:, 64:], render("<<24-4=20>>", ALIGNED).pixels)
+    assert render("a<<1+1=2>>", ALIGNED).spans.tolist() == [0, 6, 10]  # within a word it is no step
+
+
+def test_a_visible_line_break_keeps_its_cell_before_an_aligned_step() -> None:
+    style = dataclasses.replace(ALIGNED, line_break="|")
+    assert render("abcdef\nx", style).num_latents == 3
+    np.testing.assert_array_equal(render("abc\nx", style).pixels[:, :32], render("abc|", style).pixels)
+
+
+@pytest.mark.parametrize("style", [{}, {"cells": 4, "padding_px": 0, "layout": "square"}])
+def test_steps_are_aligned_in_a_line_of_cells_only(style: dict[str, Any]) -> None:
+    with pytest.raises(UsageError, match="give cells"):
+        StripStyle(align_steps=True, **style)
+
+
+def test_a_text_is_cut_where_its_aligned_steps_fit() -> None:
+    text = "<<7+5=12>> <<12*2=24>> <<24-4=20>>"
+    for most in range(1, 7):
+        fitting = Renderer(ALIGNED).fit(text, most)
+        assert render(text[:fitting], ALIGNED).num_latents <= most
+        assert fitting == len(text) or render(text[: fitting + 2], ALIGNED).num_latents > most  # "<" is no step
+
+
 def test_padding_of_cells_is_whole_latents() -> None:
     padded = render("abcd", StripStyle(cells=2, padding_px=32))
     assert padded.spans.tolist() == [0, 0, 2, 4, 4]
@@ -656,12 +702,17 @@ OTHER_VALUES: dict[str, Any] = {
     "kerning": "pairs",
     "letter_spacing_px": 1,
     "cells": 3,
+    "align_steps": True,
     "begin_mark": "<think>",
     "end_mark": "</think>",
     "layout": "square",
     "square_px": 512,
 }
-BESIDE: dict[str, dict[str, Any]] = {"cells": {"padding_px": 0}, "square_px": {"layout": "square"}}
+BESIDE: dict[str, dict[str, Any]] = {
+    "cells": {"padding_px": 0},
+    "align_steps": {"cells": 3, "padding_px": 0},
+    "square_px": {"layout": "square"},
+}
 """Knobs that need another one turned to mean anything."""
 
 
