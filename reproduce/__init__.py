@@ -1,0 +1,1 @@
+"""The paper in miniature, and its corpus of real words."""
