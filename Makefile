@@ -5,7 +5,7 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo reproduce test check fmt bench golden tiny clean
+.PHONY: help setup demo reproduce words test check fmt bench golden tiny clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,10 @@ demo: $(STAMP)  ## Run the whole line on the toy corpus: a table on the screen a
 reproduce: $(STAMP)  ## Make the tables of the paper in miniature, in reproduced/; run again, it resumes; FULL=1, ARGS
 	$(BIN)/rottrain ablate reproduce/tiny.yaml --out reproduced --jobs 2 $(if $(FULL),--set 'other_seeds=[0, 1, 2]') \
 	    $(if $(ROT_TOKENIZER),--set 'tokenizer=$(ROT_TOKENIZER)') $(ARGS)
+
+words: $(STAMP)  ## The same on real words, in reproduced-words/; ROT_DATA names a folder with MultiArith's multiarith.json
+	$(BIN)/python -m reproduce.words $(or $(ROT_DATA),.)/multiarith.json --out reproduced-words/corpus
+	$(BIN)/rottrain ablate reproduce/words.yaml --out reproduced-words --jobs 2 $(ARGS)
 
 test: $(STAMP)  ## Run the tests; ARGS="-k strips" chooses among them
 	$(BIN)/pytest -n auto --maxprocesses 4 $(ARGS)

@@ -142,7 +142,10 @@ def main() -> None:
     parser.add_argument("--drawn", type=int, default=500, help="questions in each test file that is drawn")
     parser.add_argument("--seed", type=int, default=0)
     wanted = parser.parse_args()
-    records = json.loads(wanted.file.read_text(encoding="utf-8"))
+    try:
+        records = json.loads(wanted.file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        parser.error(f"{wanted.file} is not MultiArith's file of questions ({error}): docs/corpora.md says where it is")
     wanted.out.mkdir(parents=True, exist_ok=True)
     for name, rows in splits(records, wanted.rows, wanted.drawn, wanted.seed).items():
         file = wanted.out / f"{name}.jsonl"

@@ -19,8 +19,8 @@ from rottrain.report import write_report
 
 EVALUATED_ROWS = 200
 CELLS, BUDGET = 6, 12
-"""Characters a latent, and latents a question: every chain of thought of the toy corpus fits."""
-RECIPE = ("--recipe", "fast", "--lr", "2e-3", "--batch-size", "32", "--budget", BUDGET)
+"""Characters a latent, and latents a question: two for every step of the toy corpus."""
+RECIPE = ("--recipe", "fast", "--lr", "2e-3", "--batch-size", "16", "--budget", BUDGET)
 """The default recipe, at a learning rate that suits three million parameters and a few minutes."""
 
 
@@ -38,8 +38,9 @@ def run_demo(out: Path, *, rows: int, stage1_steps: int, stage2_steps: int) -> l
     strips, embedded, first, second = out / "strips", out / "embedded", out / "stage1", out / "stage2"
     record: dict[str, Any] = {}
     record["render"] = _step(
-        "rotdata", "render", "toy", "--corpus", "toy", "--limit", rows, "--cells", CELLS, "--out", strips
-    )
+        "rotdata", "render", "toy", "--corpus", "toy", "--limit", rows, "--cells", CELLS, "--align-steps",
+        "--out", strips,
+    )  # fmt: skip
     record["embed"] = _step("rotdata", "embed", strips, "--model", "tiny", "--out", embedded)
     record["verify"] = _step("rotdata", "verify", embedded)
     record["stage1"] = _step(
