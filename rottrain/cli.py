@@ -57,7 +57,8 @@ WarmupSteps = Annotated[int | None, typer.Option(help="Steps over which the lear
 RolloutOption = Annotated[
     str | None,
     typer.Option(
-        "--rollout", help="student, teacher, jacobi:N[-M], mixed, or phases: 'teacher, jacobi:0-3@0.4, student@0.9'."
+        "--rollout",
+        help="student, teacher, jacobi:N[-M] or :all, mixed, or phases: 'teacher, jacobi:0-3@0.4, student@0.9'.",
     ),
 ]
 RecipeOption = Annotated[

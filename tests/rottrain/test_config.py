@@ -10,6 +10,7 @@ import pytest
 
 from rotdata.errors import UsageError
 from rottrain.config import (
+    ALL_SWEEPS,
     RECIPES,
     HeadConfig,
     LoraSettings,
@@ -158,8 +159,9 @@ def test_shapes_that_can_not_be_are_refused(kind: Any, values: dict[str, Any], m
         ("student", [(0, None)]),
         ("teacher", [(0, (0, 0))]),
         ("jacobi:3", [(0, (3, 3))]),
+        ("teacher, jacobi:all@0.5", [(0, (0, 0)), (0.5, (ALL_SWEEPS, ALL_SWEEPS))]),
         ("teacher, jacobi:0-3@0.4,student@0.9", [(0, (0, 0)), (0.4, (0, 3)), (0.9, None)]),
-        ("mixed", [(0, (0, 0)), (0.35, (0, 1)), (0.5, (0, 3)), (0.7, (0, 6))]),
+        ("mixed", [(0, (0, 1)), (0.7, (0, 3)), (0.9, (ALL_SWEEPS, ALL_SWEEPS))]),
     ],
 )
 def test_a_rollout_is_read(text: str, phases: list[Any]) -> None:
@@ -172,6 +174,8 @@ def test_a_rollout_is_read(text: str, phases: list[Any]) -> None:
         "",
         "jacobi",
         "jacobi:x",
+        "jacobi:all-3",
+        "jacobi:3-all",
         "jacobi:3-1",
         "teacher@0.5",
         "teacher, student",

@@ -13,7 +13,7 @@ from torch.testing import assert_close
 from rottrain import rollout
 from rottrain.backbone import Backbone
 from rottrain.batches import Batch, Example
-from rottrain.config import LoraSettings, Stage1Config, Stage2Config
+from rottrain.config import ALL_SWEEPS, LoraSettings, Stage1Config, Stage2Config
 from rottrain.head import ProjectionHead
 from rottrain.learner import Learner
 from rottrain.losses import IGNORED
@@ -132,7 +132,7 @@ def test_the_first_latent_of_both_rollouts_is_the_same(backbone: Backbone, head:
     assert (unrolled[:2, 1] - forced[:2, 1]).abs().max() > 1e-3
 
 
-@pytest.mark.parametrize("sweeps", [0, 1, 2, 5])
+@pytest.mark.parametrize("sweeps", [0, 1, 2, 5, ALL_SWEEPS])
 @torch.no_grad()
 def test_each_jacobi_sweep_makes_one_more_latent_the_students(
     backbone: Backbone, head: ProjectionHead, batch: Batch, sweeps: int
