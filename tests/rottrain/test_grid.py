@@ -259,5 +259,6 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("file", sorted((REPOSITORY / "reproduce").glob("*.yaml")), ids=lambda file: file.name)
 def test_the_comparisons_that_ship_are_made_of_commands_that_can_be(file: Path) -> None:
-    plan = load(file, given={"tuning_seeds": [0]}, check=_check_words)
+    tuned = "tuning_seeds" in yaml.safe_load(file.read_text())["values"]  # tables that are left out unless asked for
+    plan = load(file, given={"tuning_seeds": [0]} if tuned else {}, check=_check_words)
     assert {run.table for run in plan.runs} == set(plan.section.tables)
