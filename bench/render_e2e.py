@@ -18,7 +18,8 @@ from PIL import Image, ImageDraw, ImageFont
 
 from bench.common import compare, plain
 from rotdata import pipeline, runs
-from rotdata.corpora import Source, strip_calculator
+from rotdata.corpora import Source
+from rotdata.cot_text import strip_calculator
 from rotdata.fonts import find_font
 from rotdata.shards import Manifest
 from rotdata.strips import StripStyle

@@ -3,7 +3,9 @@
 ROT_CHECKPOINT names a checkpoint of `rottrain stage2`, ROT_COT_CHECKPOINT one of `rottrain sft --mode cot` on the same
 base model; without the latter the base model itself reasons in words, which the embedded model has learnt. The budget
 is the smallest whose accuracy on 256 problems of the toy corpus's validation split is within one point of the best;
-accuracies are those of 256 test problems. ROT_TOKENIZER names a tokenizer to count the chain of thought in, too.
+accuracies are those of 256 test problems. A checkpoint that has learnt to stop is timed once more with the stop of its
+own within that budget. ROT_PROBLEMS names other toy problems (toy:6-8), ROT_TOKENIZER a tokenizer to count the chain of
+thought in, too.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from typing import Any
 
 from bench.common import compare
 from rotdata import corpora
+from rotdata.errors import CheckpointError
 from rotdata.tokens import token_counter
 from rottrain.candidates import Candidate, speaker, thinker, untaught
 from rottrain.checkpoints import load_text_model
@@ -25,6 +28,7 @@ from rottrain.generate import RoT
 PROBLEMS, TIMED = 256, 16
 MOST_BUDGETS = 16
 POINT = 0.01
+STOP = 0.5
 
 
 def figures() -> Iterator[dict[str, Any]]:
@@ -43,20 +47,40 @@ def figures() -> Iterator[dict[str, Any]]:
     counted = {"own": cot.reasoning_tokens}
     if cot.tokenizer and cot.text_tokens is not None:
         counted[cot.tokenizer] = cot.text_tokens
-    figure = compare(
-        "rot-vs-cot",
-        lambda: _one_by_one(thought, exam),
-        lambda: _one_by_one(said, exam),
-        units=TIMED,
-        unit="questions/s, batch 1",
-    )
+    figure = _timed(thought, said, exam)
     yield figure | {
+        "corpus": exam.corpus,
         "seconds_a_question": {"rot": round(1 / figure["ours"], 4), "cot": round(1 / figure["baseline"], 4)},
         "accuracy": {mode: round(result.accuracy, 4) for mode, result in results.items()},
         "cot_by": said.name,
         "budget": thought.budget,
         "cot_tokens": counted,
         "tokens_a_latent": {name: round(count / latents, 3) for name, count in counted.items()},
+        "own_stop": _stopping(rot, thought.budget, said, exam),
+    }
+
+
+def _timed(thought: Candidate, said: Candidate, exam: Exam) -> dict[str, Any]:
+    return compare(
+        "rot-vs-cot",
+        lambda: _one_by_one(thought, exam),
+        lambda: _one_by_one(said, exam),
+        units=TIMED,
+        unit="questions/s, batch 1",
+    )
+
+
+def _stopping(rot: RoT, budget: int | None, said: Candidate, exam: Exam) -> dict[str, Any] | None:
+    """The same with thoughts that end by themselves; None where that was not learnt."""
+    try:
+        thought = thinker(rot, budget=budget, stop=STOP)
+    except CheckpointError:
+        return None
+    found = examine(thought, exam)[0]
+    return {
+        "ratio": _timed(thought, said, exam)["ratio"],
+        "accuracy": round(found.accuracy, 4),
+        "latents": round(found.reasoning_tokens, 2),
     }
 
 
@@ -70,10 +94,11 @@ def _smallest_budget(rot: RoT) -> int:
 
 
 def _exam(split: str) -> Exam:
-    source = corpora.Source(location="toy", corpus="toy", split=split, limit=PROBLEMS)
+    problems = os.environ.get("ROT_PROBLEMS", "toy")
+    source = corpora.Source(location=problems, corpus="toy", split=split, limit=PROBLEMS)
     rows = [row for row in corpora.read(source) if isinstance(row, corpora.Row)]
     tokenizer = os.environ.get("ROT_TOKENIZER")
-    return Exam(corpus="toy", rows=rows, batch_size=64, counter=token_counter(tokenizer) if tokenizer else None)
+    return Exam(corpus=problems, rows=rows, batch_size=64, counter=token_counter(tokenizer) if tokenizer else None)
 
 
 def _one_by_one(candidate: Candidate, exam: Exam) -> None:

@@ -1,6 +1,7 @@
 """stage1-student and stage1-teacher: a training step on shards against a loop over samples and tokens.
 
-The loop keeps its key-value cache and, as code without shards must, draws and encodes its picture in every step.
+The loop keeps its key-value cache and, as code without shards must, draws and encodes its picture in every step, with
+the stock tower on this one picture.
 Random 8x512 language model and tower, batch 16, fp32. Both must give the same loss.
 """
 
@@ -13,11 +14,12 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
-from transformers import DynamicCache
+from transformers import DynamicCache, Qwen3VLVisionModel
 
 from bench.common import compare
-from bench.models import model_8x512
-from rotdata.encoders import Encoder, load_encoder
+from bench.models import model_8x512, stock_tower
+from rotdata.encoders import load_encoder
+from rotdata.patches import PatchGeometry, pack
 from rotdata.strips import StripStyle, render
 from rotdata.toy import ToyProblem, toy_problems
 from rottrain.backbone import Backbone
@@ -27,6 +29,8 @@ from rottrain.head import ProjectionHead
 from rottrain.learner import Learner
 
 BATCH = 16
+Encode = Callable[[str], Tensor]
+"""Text -> its latents [K, D]."""
 
 
 def figures() -> Iterator[dict[str, Any]]:
@@ -45,13 +49,18 @@ def figures() -> Iterator[dict[str, Any]]:
             targets_KD=latents,
             answer_ids=backbone.answer_ids(problem.answer),
         )
-        for number, (problem, latents) in enumerate(zip(problems, encoder.encode(strips), strict=True))
+        for number, (problem, latents) in enumerate(zip(problems, encoder.launch(strips)(), strict=True))
     ]
     batch = Collator(backbone.pad_id)(examples)
+    tower = stock_tower(folder, "float32")
+
+    def encode(text: str) -> Tensor:
+        return _encoded(tower, text, encoder.geometry)
+
     for rollout in ("student", "teacher"):
         learner = Learner(backbone, head, Stage1Config(rollout=rollout))
         ours = _step(learner, batch)
-        loop = _loop(learner, encoder, problems, forced=rollout == "teacher")
+        loop = _loop(learner, encode, problems, forced=rollout == "teacher")
         difference = abs(ours() - loop())
         figure = compare(f"stage1-{rollout}", ours, loop, units=BATCH, unit="samples/s", rounds=2)
         yield figure | {"loss_difference": round(difference, 7), "latents": int(batch["targets_mask_BK"].sum())}
@@ -67,11 +76,11 @@ def _step(learner: Learner, batch: Batch) -> Callable[[], float]:
     return step
 
 
-def _loop(learner: Learner, encoder: Encoder, problems: list[ToyProblem], *, forced: bool) -> Callable[[], float]:
+def _loop(learner: Learner, encode: Encode, problems: list[ToyProblem], *, forced: bool) -> Callable[[], float]:
     def step() -> float:
         total = 0.0
         for problem in problems:
-            loss = _sample_loss(learner, encoder, problem, forced=forced) / len(problems)
+            loss = _sample_loss(learner, encode, problem, forced=forced) / len(problems)
             loss.backward()
             total += float(loss.detach())
         learner.zero_grad()
@@ -80,11 +89,18 @@ def _loop(learner: Learner, encoder: Encoder, problems: list[ToyProblem], *, for
     return step
 
 
-def _sample_loss(learner: Learner, encoder: Encoder, problem: ToyProblem, *, forced: bool) -> Tensor:
+@torch.no_grad()
+def _encoded(tower: Qwen3VLVisionModel, text: str, geometry: PatchGeometry) -> Tensor:
+    """The latents of a text, [K, D]."""
+    patches, grid = pack([render(text, StripStyle()).pixels], geometry)
+    latents_KD: Tensor = tower(torch.from_numpy(patches), grid_thw=torch.from_numpy(grid)).pooler_output
+    return latents_KD
+
+
+def _sample_loss(learner: Learner, encode: Encode, problem: ToyProblem, *, forced: bool) -> Tensor:
     """One sample: picture, encoder, one latent after the other, a second pass for the answer."""
     backbone, head, recipe = learner.backbone, learner.head, learner.recipe
-    (encoded,) = encoder.encode([render(problem.cot, StripStyle()).pixels])
-    targets_KD = torch.from_numpy(encoded)
+    targets_KD = encode(problem.cot)
     opened = torch.tensor([[*backbone.prompt_ids(problem.question), backbone.begin_id]])
     with torch.no_grad():
         opened_1TD = backbone.embed(opened)
