@@ -12,6 +12,7 @@ import hashlib
 import json
 import os
 import shutil
+import weakref
 import zlib
 from collections.abc import Sequence
 from dataclasses import asdict, replace
@@ -85,6 +86,7 @@ class _Rows:
         self._starts = np.concatenate([[0], np.cumsum(self._row_bytes)])
         self._make_room(about)
         self._values = os.open(self._folder / _VALUES, os.O_RDWR)
+        weakref.finalize(self, os.close, self._values)
         self._checks: NDArray[np.uint32] = np.memmap(self._folder / _CHECKS, dtype=np.uint32, mode="r+")
 
     def get(self, row: int) -> Tensor | None:
