@@ -670,8 +670,8 @@ def probe(
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
     rows: Annotated[int, typer.Option(help="Training problems.")] = 8000,
-    stage1_steps: Annotated[int, typer.Option(help="Steps of stage 1.")] = 300,
-    stage2_steps: Annotated[int, typer.Option(help="Steps of stage 2.")] = 700,
+    stage1_steps: Annotated[int, typer.Option(help="Steps of stage 1.")] = 400,
+    stage2_steps: Annotated[int, typer.Option(help="Steps of stage 2.")] = 1000,
     json_: Json = False,  # noqa: FBT002
 ) -> None:
     """Run the whole line on the embedded model and its toy corpus: corpus to evaluated checkpoint and report."""
