@@ -11,7 +11,7 @@ import unicodedata
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import pairwise
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,9 @@ from numpy.typing import NDArray
 from rotdata.errors import UsageError
 from rotdata.fonts import find_font, kern_table, load_font
 from rotdata.glyphs import Glyph, Glyphs, columns
+
+_Key = TypeVar("_Key")
+_Value = TypeVar("_Value")
 
 _MAX_REACH_PX = 3  # how far a glyph's ink may leave its own columns before its word is drawn glyph by glyph
 _MAX_CELLS = 50_000  # beyond it the cells are dropped and made again as needed; some 25 MB
@@ -187,9 +190,7 @@ class CellLine:
         self._factor_px = glyphs.style.height_px
         self._padding_px = glyphs.style.padding_px
         self._blank = bytes([glyphs.style.background]) * self._factor_px
-        narrow = self._factor_px // self._cells
-        # Where cells do not divide the latent, some are a column wider.
-        self._drawn = {width: _Remembered(self._drawer(width)) for width in (narrow, narrow + 1)}
+        self._drawn: dict[int, dict[str, bytes]] = _Remembered(lambda width: _Remembered(self._drawer(width)))
 
     def place(self, drawn: str, advances: NDArray[np.int16], steps: Sequence[int] = ()) -> NDArray[np.int32]:  # noqa: ARG002 -- cells have one
         """Left border of each character's cell; a mark's is that of the cell which it is drawn in."""
@@ -213,31 +214,27 @@ class CellLine:
             stops = (np.flatnonzero(widths) + 1).tolist()
             clusters = [drawn[start:stop] for start, stop in pairwise([0, *stops])]
             widths = widths[widths > 0]
-        cells = [self._cell(cluster, width) for width, cluster in zip(widths.tolist(), clusters, strict=True)]
+        cells = [self._drawn[width][cluster] for width, cluster in zip(widths.tolist(), clusters, strict=True)]
         for kept in self._drawn.values():
             if len(kept) > _MAX_CELLS:
                 kept.clear()
         rest = width_px - self._padding_px - int(pens[-1])
         return self._padding_px, b"".join([self._blank * self._padding_px, *cells, self._blank * rest])
 
-    def _cell(self, cluster: str, width_px: int) -> bytes:
-        """The columns of a cell, and of the rest of its latent where the next one begins a latent."""
-        if (pictures := self._drawn.get(width_px)) is not None:
-            return pictures[cluster]
-        narrow = min(self._drawn)
-        return self._drawn[narrow][cluster] + self._blank * (width_px - narrow)
-
     def _drawer(self, width_px: int) -> Callable[[str], bytes]:
-        """What draws a cluster, a character and the marks over it, into a cell of that width."""
+        """What draws a cluster, a character and the marks over it, into a cell and what is left of its latent."""
+        narrow = self._factor_px // self._cells
+        cell_px = width_px if width_px <= narrow + 1 else narrow  # some are wider where they do not divide the latent
+        rest = self._blank * (width_px - cell_px)
 
         def draw(cluster: str) -> bytes:
-            image = self._glyphs.canvas(width_px)
+            image = self._glyphs.canvas(cell_px)
             for character in cluster:
-                glyph = self._fitted(self._glyphs[character], width_px)
+                glyph = self._fitted(self._glyphs[character], cell_px)
                 across = glyph.left_px + glyph.right_px if _is_mark(character) else glyph.advance_px
-                pen = min(max((width_px - across) // 2, -glyph.left_px), width_px - glyph.right_px)
+                pen = min(max((cell_px - across) // 2, -glyph.left_px), cell_px - glyph.right_px)
                 self._glyphs.stamp(image, glyph, pen)
-            return columns(image, 0, width_px)
+            return columns(image, 0, cell_px) + rest
 
         return draw
 
@@ -261,15 +258,15 @@ class _NotAlone(Exception):
     """A word whose ink reaches beyond its halves of the spaces around it."""
 
 
-class _Remembered(dict[str, bytes]):
-    """Pictures by text, drawn when first asked for."""
+class _Remembered(dict[_Key, _Value]):
+    """What is drawn of a key, when first asked for."""
 
-    def __init__(self, draw: Callable[[str], bytes]) -> None:
+    def __init__(self, draw: Callable[[_Key], _Value]) -> None:
         self._draw = draw
 
-    def __missing__(self, text: str) -> bytes:
-        self[text] = picture = self._draw(text)
-        return picture
+    def __missing__(self, key: _Key) -> _Value:
+        self[key] = drawn = self._draw(key)
+        return drawn
 
 
 def _ink(glyphs: list[Glyph], pens: list[int]) -> tuple[int, int]:

@@ -138,7 +138,7 @@ class Renderer:
             tail = int(placed.pens[-1] - placed.pens[len(placed.pens) - 1 - len(self.style.end_mark)])
             room = max_latents * self.style.height_px - 2 * self.style.padding_px - tail
             stop = int(np.searchsorted(placed.pens, room, side="right")) - 1
-        borders = self._borders(placed, len(text))
+        borders = self._borders(placed.owners, len(text))
         fitting = max(0, int(np.searchsorted(borders, stop, side="right")) - 1)
         while fitting and self.count_latents(text[:fitting]) > max_latents:
             fitting -= 1  # an end mark that needs a row, a line break that is now the last
@@ -181,14 +181,13 @@ class Renderer:
             owners = None if owners is None else owners + np.int32(len(begin))
         steps: list[int] = []
         if self.style.align_steps:
-            starts = [found.start() for found in _STEP.finditer(text)]
-            steps = [start + len(begin) for start in starts] if owners is None else owners[starts].tolist()
+            steps = self._borders(owners, len(text))[[found.start() for found in _STEP.finditer(text)]].tolist()
         return _Placed(drawn, advances, self._line.place(drawn, advances, steps), owners)
 
-    def _borders(self, placed: _Placed, length: int) -> NDArray[np.int32]:
+    def _borders(self, owners: NDArray[np.int32] | None, length: int) -> NDArray[np.int32]:
         """[length + 1]: where in the drawn characters each source character begins, and where the last one ends."""
-        if placed.owners is not None:
-            return placed.owners
+        if owners is not None:
+            return owners
         begin = len(self.style.begin_mark)
         return np.arange(begin, begin + length + 1, dtype=np.int32)
 
@@ -226,7 +225,7 @@ class Renderer:
             begins[row.stop : row.following] = ends[row.stop : row.following] = number * side + origin + int(pens[-1])
             begins[-1] = ends[-1] = number * side + origin + int(pens[-1])
         pixels.flags.writeable = False
-        borders = self._borders(placed, length)
+        borders = self._borders(placed.owners, length)
         empty = borders[:-1] == borders[1:]
         doubled_centres = begins[borders[:-1]] + np.where(empty, begins[borders[:-1]], ends[borders[1:] - 1])
         return pixels, self._spans(doubled_centres, pixels.size // factor**2)

@@ -73,7 +73,9 @@ class StripStyle:
 
     def _check_cells(self) -> None:
         if self.align_steps and (self.cells is None or self.layout != "line"):
-            raise UsageError("steps are aligned with latents in a line of cells: give cells, 4 or 6 say")
+            raise UsageError(
+                "steps are aligned with latents in a line of cells: give cells, 4 or 6 say, and no other layout"
+            )
         if self.cells is None:
             return
         if not 1 <= self.cells <= self.height_px // 4:
