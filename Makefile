@@ -48,7 +48,7 @@ tiny: $(STAMP)  ## Train the embedded model anew, from random weights
 	$(BIN)/python -m rottrain.tiny --out rotdata/weights/tiny --polish build/tiny
 
 clean:  ## Remove what the other targets made, all but .venv
-	rm -rf demo reproduced dist build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
+	rm -rf demo reproduced reproduced-words dist build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # torch goes first: asked for by its pinned version alone, pip takes the build that suits the machine.

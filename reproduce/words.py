@@ -91,7 +91,7 @@ class Wording:
 
     def draw(self, rng: random.Random) -> dict[str, str]:
         """The question with other numbers."""
-        factor = 0 if not self.inner_first else 2
+        factor = 2 if self.inner_first else 0
         while True:
             numbers = [rng.randint(2, _LARGEST) for _ in range(3)]
             if self.outer in "*/":
@@ -134,7 +134,7 @@ def splits(records: Sequence[dict[str, Any]], rows: int, drawn: int, seed: int) 
 
 
 def main() -> None:
-    """Write both files."""
+    """Write the four files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("file", type=Path)
     parser.add_argument("--out", type=Path, required=True)
@@ -144,10 +144,14 @@ def main() -> None:
     wanted = parser.parse_args()
     try:
         records = json.loads(wanted.file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        parser.error(f"{wanted.file} is not MultiArith's file of questions ({error}): docs/corpora.md says where it is")
+        made = splits(records, wanted.rows, wanted.drawn, wanted.seed)
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        parser.error(
+            f"{wanted.file} is not MultiArith's file of questions ({error!r}): it takes the form with sQuestion, "
+            "lEquations, lAlignments and lSolutions"
+        )
     wanted.out.mkdir(parents=True, exist_ok=True)
-    for name, rows in splits(records, wanted.rows, wanted.drawn, wanted.seed).items():
+    for name, rows in made.items():
         file = wanted.out / f"{name}.jsonl"
         file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         say(f"{len(rows)} questions in {file}")

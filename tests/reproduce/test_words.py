@@ -127,3 +127,16 @@ def test_a_file_that_is_not_there_is_said(
     with pytest.raises(SystemExit):
         words.main()
     assert "is not MultiArith's file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ['[{"question": "How many?", "final_ans": "3"}]', "[3]", "[]", '{"a": 1}', "[{"])
+def test_another_file_is_said_to_be_one(
+    content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "other.json"
+    file.write_text(content)
+    monkeypatch.setattr(sys, "argv", ["words", str(file), "--out", str(tmp_path / "made")])
+    with pytest.raises(SystemExit):
+        words.main()
+    assert "is not MultiArith's file" in capsys.readouterr().err
+    assert not (tmp_path / "made").exists()
