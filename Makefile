@@ -44,8 +44,8 @@ golden: $(STAMP)  ## Draw the golden pictures in tests/golden anew
 	$(BIN)/python -m tests.make_golden
 
 tiny: $(STAMP)  ## Train the embedded model anew, from random weights
-	$(BIN)/python -m rottrain.tiny --out build/tiny
-	$(BIN)/python -m rottrain.tiny --out rotdata/weights/tiny --polish build/tiny
+	$(BIN)/python -m rottrain.training.tiny --out build/tiny
+	$(BIN)/python -m rottrain.training.tiny --out rotdata/weights/tiny --polish build/tiny
 
 clean:  ## Remove what the other targets made, all but .venv
 	rm -rf demo reproduced reproduced-words dist build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache

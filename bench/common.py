@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from rotdata import corpora
-from rotdata.toy import toy_problems
+from rotdata.corpora.toy import toy_problems
 
 
 def compare(

@@ -22,12 +22,12 @@ from transformers import AutoConfig, Qwen3VLVisionModel
 
 from bench.common import compare, gsm8k_texts
 from bench.models import model_8x512, stock_tower, tiny, tower_4b
-from rotdata import pipeline, runs
 from rotdata.corpora import Source
 from rotdata.encoders import CPU_PATCHES_PER_CALL, Precision, default_precision, load_encoder
-from rotdata.models import ModelFolder
-from rotdata.patches import calls, pack
-from rotdata.strips import StripStyle, render
+from rotdata.encoders.models import ModelFolder
+from rotdata.encoders.patches import calls, pack
+from rotdata.rendering.strips import StripStyle, render
+from rotdata.runs import pipeline, resumable
 
 _MATRIX = 2048
 
@@ -67,7 +67,7 @@ def _figure(name: str, folder: ModelFolder, rows: int) -> dict[str, Any]:
         file = work / "rows.jsonl"
         file.write_text("".join(json.dumps({"question": "?", "cot": text, "answer": "!"}) + "\n" for text in texts))
         source = Source(location=str(file), corpus="generic")
-        again = runs.Mode(overwrite=True)
+        again = resumable.Mode(overwrite=True)
         per_shard = -(-rows // 3)
 
         def ours() -> None:

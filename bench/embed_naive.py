@@ -16,9 +16,9 @@ from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLIm
 from bench.common import compare, toy_texts
 from bench.models import stock_tower, tiny, tower_4b
 from rotdata.encoders import CPU_PATCHES_PER_CALL, Precision, default_precision, load_encoder
-from rotdata.models import ModelFolder
-from rotdata.patches import calls
-from rotdata.strips import StripStyle, render
+from rotdata.encoders.models import ModelFolder
+from rotdata.encoders.patches import calls
+from rotdata.rendering.strips import StripStyle, render
 
 
 def figures() -> Iterator[dict[str, Any]]:

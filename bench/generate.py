@@ -14,11 +14,11 @@ from transformers import DynamicCache
 
 from bench.common import compare
 from bench.models import model_8x512
-from rotdata.toy import toy_problems
-from rottrain.backbone import Backbone
-from rottrain.checkpoints import CheckpointConfig
-from rottrain.generate import RoT
-from rottrain.head import ProjectionHead
+from rotdata.corpora.toy import toy_problems
+from rottrain.generation.generate import RoT
+from rottrain.model.backbone import Backbone
+from rottrain.model.checkpoints import CheckpointConfig
+from rottrain.model.head import ProjectionHead
 
 QUESTIONS, LATENTS, TOKENS = 8, 32, 32
 

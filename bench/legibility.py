@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.common import gsm8k_texts
 from rotdata.legibility import Reading, judge, read_strip
-from rotdata.strips import Strip, StripStyle, font_size_for_cells, renderer
+from rotdata.rendering.strips import Strip, StripStyle, font_size_for_cells, renderer
 
 STRIPS = 60
 SIZES_PX = (6, 7, 8, 10, 12, 14, 16, 20, 24)

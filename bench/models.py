@@ -10,8 +10,8 @@ import torch
 from transformers import AutoConfig, AutoModelForImageTextToText, Qwen3VLConfig, Qwen3VLVisionModel
 
 from rotdata.encoders import Precision, quiet_loading
-from rotdata.models import ModelFolder, find_model
-from rottrain.tiny import tiny_config, tiny_tokenizer
+from rotdata.encoders.models import ModelFolder, find_model
+from rottrain.training.tiny import tiny_config, tiny_tokenizer
 
 
 @cache

@@ -17,11 +17,11 @@ import torch
 from bench.common import compare
 from bench.models import tiny
 from bench.render_e2e import corpus_lines
-from rotdata import pipeline
 from rotdata.corpora import Source
 from rotdata.encoders import load_encoder
+from rotdata.rendering.strips import StripStyle
+from rotdata.runs import pipeline
 from rotdata.shards import EmbeddingShards
-from rotdata.strips import StripStyle
 
 ROWS = 1000
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from rotdata import corpora
-from rotdata.strips import StripStyle, renderer
+from rotdata.rendering.strips import StripStyle, renderer
 
 CORPORA = {
     "gsm8k": ("gsm8k_train.jsonl", "train"),

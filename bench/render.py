@@ -9,8 +9,8 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 from bench.common import compare, gsm8k_texts, plain
-from rotdata.fonts import find_font
-from rotdata.strips import Renderer, StripStyle
+from rotdata.rendering.fonts import find_font
+from rotdata.rendering.strips import Renderer, StripStyle
 
 TEXTS = 2000
 

@@ -17,13 +17,13 @@ from typing import Any
 from PIL import Image, ImageDraw, ImageFont
 
 from bench.common import compare, plain
-from rotdata import pipeline, runs
 from rotdata.corpora import Source
-from rotdata.cot_text import strip_calculator
-from rotdata.fonts import find_font
+from rotdata.corpora.cot_text import strip_calculator
+from rotdata.corpora.toy import toy_problems
+from rotdata.rendering.fonts import find_font
+from rotdata.rendering.strips import StripStyle
+from rotdata.runs import pipeline, resumable
 from rotdata.shards import Manifest
-from rotdata.strips import StripStyle
-from rotdata.toy import toy_problems
 
 ROWS = 2000
 SCALING_ROWS = 60_000
@@ -59,7 +59,7 @@ def _end_to_end(folder: Path, corpus: str, lines: list[str]) -> dict[str, Any]:
 
     def ours() -> None:
         pipeline.render(
-            Source(location=str(file), corpus="gsm8k"), style, folder / "out", mode=runs.Mode(overwrite=True)
+            Source(location=str(file), corpus="gsm8k"), style, folder / "out", mode=resumable.Mode(overwrite=True)
         )
 
     figure = compare("render-e2e", ours, obvious, units=len(lines), unit="rows/s", corpus=corpus)
@@ -77,7 +77,7 @@ def _scaling(folder: Path, corpus: str, lines: list[str]) -> dict[str, Any]:
 
     def render(num_proc: int) -> None:
         pipeline.render(
-            source, StripStyle(), folder / f"by{num_proc}", num_proc=num_proc, mode=runs.Mode(overwrite=True)
+            source, StripStyle(), folder / f"by{num_proc}", num_proc=num_proc, mode=resumable.Mode(overwrite=True)
         )
 
     figure = compare(

@@ -17,13 +17,13 @@ from typing import Any
 
 from bench.common import compare
 from rotdata import corpora
+from rotdata.corpora.tokens import token_counter
 from rotdata.errors import CheckpointError
-from rotdata.tokens import token_counter
-from rottrain.candidates import Candidate, speaker, thinker, untaught
-from rottrain.checkpoints import load_text_model
-from rottrain.decoding import GREEDY
-from rottrain.evaluate import Exam, examine
-from rottrain.generate import RoT
+from rottrain.evaluation.evaluate import Exam, examine
+from rottrain.evaluation.modes import Candidate, speaker, thinker, untaught
+from rottrain.generation.decoding import GREEDY
+from rottrain.generation.generate import RoT
+from rottrain.model.checkpoints import load_text_model
 
 PROBLEMS, TIMED = 256, 16
 MOST_BUDGETS = 16

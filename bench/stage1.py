@@ -18,15 +18,15 @@ from transformers import DynamicCache, Qwen3VLVisionModel
 
 from bench.common import compare
 from bench.models import model_8x512, stock_tower
+from rotdata.corpora.toy import ToyProblem, toy_problems
 from rotdata.encoders import load_encoder
-from rotdata.patches import PatchGeometry, pack
-from rotdata.strips import StripStyle, render
-from rotdata.toy import ToyProblem, toy_problems
-from rottrain.backbone import Backbone
-from rottrain.batches import Batch, Collator, Example
+from rotdata.encoders.patches import PatchGeometry, pack
+from rotdata.rendering.strips import StripStyle, render
 from rottrain.config import Stage1Config
-from rottrain.head import ProjectionHead
-from rottrain.learner import Learner
+from rottrain.data.batches import Batch, Collator, Example
+from rottrain.model.backbone import Backbone
+from rottrain.model.head import ProjectionHead
+from rottrain.training.objective import Learner
 
 BATCH = 16
 Encode = Callable[[str], Tensor]

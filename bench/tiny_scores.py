@@ -12,13 +12,14 @@ import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from rotdata.corpora.toy import ToyProblem, toy_problems
 from rotdata.encoders import load_encoder
-from rotdata.models import find_model
-from rotdata.strips import render
-from rotdata.toy import ToyProblem, toy_problems
-from rottrain import generate, scoring
-from rottrain.backbone import Backbone
-from rottrain.tiny import READ_PROMPT, STYLES
+from rotdata.encoders.models import find_model
+from rotdata.rendering.strips import render
+from rottrain.generation import generate
+from rottrain.metrics import scoring
+from rottrain.model.backbone import Backbone
+from rottrain.training.tiny import READ_PROMPT, STYLES
 
 MAX_TOKENS = 80
 

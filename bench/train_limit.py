@@ -20,18 +20,18 @@ from torch.utils.data import DataLoader
 
 from bench.common import compare
 from bench.models import model_8x512
-from rotdata import pipeline
 from rotdata.corpora import Source
 from rotdata.encoders import load_encoder
+from rotdata.rendering.strips import StripStyle
+from rotdata.runs import pipeline
 from rotdata.shards import EmbeddingShards
-from rotdata.strips import StripStyle
-from rottrain import rollout
-from rottrain.backbone import Backbone
-from rottrain.batches import Batch, Collator, ShardRows
 from rottrain.config import Stage1Config, Stage2Config
-from rottrain.head import ProjectionHead
-from rottrain.learner import Learner
-from rottrain.rows import RowOrder, Selection
+from rottrain.data.batches import Batch, Collator, ShardRows
+from rottrain.data.rows import RowOrder, Selection
+from rottrain.generation import rollout
+from rottrain.model.backbone import Backbone
+from rottrain.model.head import ProjectionHead
+from rottrain.training.objective import Learner
 
 BATCH, STEPS = 16, 4
 

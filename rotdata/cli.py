@@ -126,8 +126,9 @@ def render(
     json_: Json = False,  # noqa: FBT002
 ) -> None:
     """Draw every chain of thought of a corpus as a strip."""
-    from rotdata import corpora, legibility, pipeline, runs
-    from rotdata.strips import StripStyle, font_size_for_cells
+    from rotdata import corpora, legibility
+    from rotdata.rendering.strips import StripStyle, font_size_for_cells
+    from rotdata.runs import pipeline, resumable
 
     rows = corpora.Source(
         location=source,
@@ -172,7 +173,7 @@ def render(
         return
     if check_ocr:
         legibility.load_reader()  # what is missing is better said before than after
-    mode = runs.Mode(overwrite=overwrite, retry_rejects=retry_rejects, part=_part(shard))
+    mode = resumable.Mode(overwrite=overwrite, retry_rejects=retry_rejects, part=_part(shard))
     summary = pipeline.render(rows, style, out, **options, num_proc=num_proc, mode=mode)
     found = legibility.check_folder(out, check_ocr) if check_ocr else None
     if found:
@@ -235,8 +236,6 @@ def embed(
     """
     import torch
 
-    from rotdata import pipeline, runs
-    from rotdata.embedding import EmbedSettings
     from rotdata.encoders import (
         LazyEncoder,
         Placement,
@@ -245,8 +244,10 @@ def embed(
         default_precision,
         patches_that_fit,
     )
-    from rotdata.models import HUB_MODELS, find_model
-    from rotdata.targets import TargetSettings
+    from rotdata.encoders.models import HUB_MODELS, find_model
+    from rotdata.runs import pipeline, resumable
+    from rotdata.runs.embedding import EmbedSettings
+    from rotdata.shards.targets import TargetSettings
 
     before = pipeline.Chosen() if overwrite else pipeline.chosen(out)
     same = before.model in {model, HUB_MODELS.get(model.lower())}
@@ -267,7 +268,7 @@ def embed(
         return
     shared = threads or max(1, torch.get_num_threads() // max(1, len(places)))
     team = [encoder.on(place, threads=shared) for place in places]
-    mode = runs.Mode(overwrite=overwrite, retry_rejects=retry_rejects, part=_part(shard))
+    mode = resumable.Mode(overwrite=overwrite, retry_rejects=retry_rejects, part=_part(shard))
     summary = pipeline.embed(strips, encoder, out, settings=settings, team=team, engine=engine, mode=mode)
     _finish(summary, out, max_rejects, as_json=json_)
 
@@ -289,7 +290,7 @@ def verify(
     counted, rows = (len(manifest.shards), manifest.total("rows")) if manifest else (0, 0)
     checked = None
     if deep and manifest and not mismatches:
-        from rotdata.repair import check_rows
+        from rotdata.runs.repair import check_rows
 
         checked = check_rows(folder, deep, _encoder_of(manifest, model, device))
         mismatches += checked.mismatches
@@ -324,7 +325,7 @@ def repair(
 ) -> None:
     """Make the missing and damaged shards of a folder again, with the settings of its manifest."""
     from rotdata import shards
-    from rotdata.repair import repair as mend
+    from rotdata.runs.repair import repair as mend
 
     encoder = _encoder_of(shards.Manifest.load(folder), model, device)
     summary = mend(folder, origin, encoder)
@@ -374,7 +375,8 @@ def pull(
     json_: Json = False,  # noqa: FBT002
 ) -> None:
     """Fetch a published folder, byte for byte, and verify it."""
-    from rotdata import hub, pipeline
+    from rotdata import hub
+    from rotdata.runs import pipeline
 
     manifest = hub.pull(repo, out, config=config, split=split, revision=revision, overwrite=overwrite)
     _finish(pipeline.summarise(manifest), out, max_rejects=1, as_json=json_)
@@ -386,9 +388,9 @@ def merge(
     json_: Json = False,  # noqa: FBT002
 ) -> None:
     """Join the parts that --shard I/N made into the folder that one run would have made."""
-    from rotdata import pipeline, runs
+    from rotdata.runs import pipeline, resumable
 
-    _finish(pipeline.summarise(runs.merge(folder)), folder, max_rejects=1, as_json=json_)
+    _finish(pipeline.summarise(resumable.merge(folder)), folder, max_rejects=1, as_json=json_)
 
 
 @app.command()
@@ -403,8 +405,8 @@ def preview(
     json_: Json = False,  # noqa: FBT002
 ) -> None:
     """Write a page of strips with their latents and the characters that each one shows."""
+    from rotdata.corpora.tokens import token_counter
     from rotdata.preview import write_preview
-    from rotdata.tokens import token_counter
 
     shown = write_preview(folder, html, token_counter(tokenizer), rows=rows)
     if json_:
@@ -426,7 +428,7 @@ def stats(
 ) -> None:
     """How long strips are, what rendering compresses, and what a budget cuts off."""
     from rotdata import stats as numbers
-    from rotdata.tokens import token_counter
+    from rotdata.corpora.tokens import token_counter
 
     found = numbers.measure(folder, token_counter(tokenizer), _whole_numbers("--budgets", budgets))
     if plot is not None:
@@ -450,8 +452,8 @@ def fonts(
 ) -> None:
     """List fonts and how many characters each can draw, of all or of a corpus."""
     from rotdata import corpora
-    from rotdata.fonts import installed_fonts, shipped_fonts
-    from rotdata.strips import StripStyle, renderer
+    from rotdata.rendering.fonts import installed_fonts, shipped_fonts
+    from rotdata.rendering.strips import StripStyle, renderer
 
     faces = (*shipped_fonts(), *(installed_fonts() if installed else ()))
     listed: list[dict[str, Any]] = [
@@ -495,9 +497,9 @@ def plan(
     """Say what rendering and embedding a corpus will take: rows, latents, bytes, time, disk. Makes nothing."""
     from rotdata import corpora
     from rotdata import plan as planning
-    from rotdata.models import find_model
-    from rotdata.strips import StripStyle
-    from rotdata.tokens import token_counter
+    from rotdata.corpora.tokens import token_counter
+    from rotdata.encoders.models import find_model
+    from rotdata.rendering.strips import StripStyle
 
     folder = find_model(model, files=("config.json",))
     found = planning.plan(
@@ -546,7 +548,7 @@ def _encoder_of(manifest: Manifest, model: str | None, device: str | None) -> La
     if manifest.encoder is None:
         return None
     from rotdata.encoders import LazyEncoder, Placement, default_device
-    from rotdata.models import find_model
+    from rotdata.encoders.models import find_model
 
     folder = find_model(model or manifest.encoder["model"], revision=None if model else manifest.encoder["revision"])
     kernel = manifest.settings.get("attention", "grouped")
@@ -667,8 +669,8 @@ def _height(height: int | None, model: str | None) -> int:
     """The strips' height: as given, or as a model needs it."""
     if model is None:
         return 32 if height is None else height
+    from rotdata.encoders.models import find_model
     from rotdata.errors import UsageError
-    from rotdata.models import find_model
 
     factor = find_model(model, files=("config.json",)).factor_px()
     if height not in (None, factor):

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from rotdata import __version__
-from rotdata.fonts import shipped_fonts, shipped_sha256
+from rotdata.rendering.fonts import shipped_fonts, shipped_sha256
 
 Status = Literal["ok", "note", "problem"]
 

@@ -22,7 +22,7 @@ from rapidfuzz.distance import Levenshtein
 
 from rotdata import shards
 from rotdata.errors import RotError, UsageError
-from rotdata.png import decode_png
+from rotdata.rendering.png import decode_png
 
 if TYPE_CHECKING:
     from rapidocr import RapidOCR

@@ -19,14 +19,15 @@ from typing import TYPE_CHECKING, Any, get_args
 
 from tqdm import tqdm
 
-from rotdata import corpora, pipeline
-from rotdata.embedding import EmbedSettings
+from rotdata import corpora
+from rotdata.corpora.tokens import TokenCounter
+from rotdata.encoders.models import ModelFolder
 from rotdata.errors import SourceError, UnknownModel
-from rotdata.models import ModelFolder
+from rotdata.rendering.strips import MissingGlyph, StripStyle, renderer
+from rotdata.runs import pipeline
+from rotdata.runs.embedding import EmbedSettings
+from rotdata.shards.targets import Store, TargetSettings
 from rotdata.stats import Distribution
-from rotdata.strips import MissingGlyph, StripStyle, renderer
-from rotdata.targets import Store, TargetSettings
-from rotdata.tokens import TokenCounter
 
 if TYPE_CHECKING:
     from rotdata.encoders import Encoder

@@ -17,10 +17,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from rotdata import shards
+from rotdata.corpora.tokens import TokenCounter
 from rotdata.errors import UsageError
-from rotdata.png import decode_png, encode_png
-from rotdata.strips import Renderer, renderer_as
-from rotdata.tokens import TokenCounter
+from rotdata.rendering.png import decode_png, encode_png
+from rotdata.rendering.strips import Renderer, renderer_as
 
 DEFAULT_ROWS = 100
 _LISTED_REJECTS = 500
@@ -86,7 +86,7 @@ def write_preview(folder: Path, page: Path, counter: TokenCounter, *, rows: int 
 def environment() -> Environment:
     """Templates of this package; every value is escaped, an unknown name is an error."""
     return Environment(
-        loader=PackageLoader("rotdata", "pages"),
+        loader=PackageLoader("rotdata", "templates"),
         autoescape=True,
         undefined=StrictUndefined,
         trim_blocks=True,

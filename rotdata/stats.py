@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from rotdata import shards
+from rotdata.corpora.tokens import TokenCounter
 from rotdata.errors import RotError, ShardError, UsageError
-from rotdata.tokens import TokenCounter
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

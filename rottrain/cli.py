@@ -163,7 +163,7 @@ def stage1(
     """Visual alignment: train the projection head to predict the latents of the rendered reasoning."""
     overrides = _given(locals(), f"shards out model config recipe {_CARRIED_OUT} cache_hidden")
     from rottrain.config import Stage1Config, load_yaml
-    from rottrain.trainer import Running, plan_stage1, run_stage1
+    from rottrain.training.stages import Running, plan_stage1, run_stage1
 
     chosen = load_yaml(Stage1Config, config, recipe=recipe, **overrides)
     running = Running(resume=resume, limit=limit, workers=workers, cache_hidden=cache_hidden, report_to=report_to)
@@ -217,7 +217,7 @@ def stage2(
     """Latent fine-tuning: train a LoRA adapter to answer from the latents that the frozen head predicts."""
     overrides = _given(locals(), f"shards start out model config recipe {_CARRIED_OUT}")
     from rottrain.config import Stage2Config, load_yaml
-    from rottrain.trainer import Running, plan_stage2, run_stage2
+    from rottrain.training.stages import Running, plan_stage2, run_stage2
 
     chosen = load_yaml(Stage2Config, config, recipe=recipe, **overrides)
     running = Running(resume=resume, limit=limit, workers=workers, report_to=report_to)
@@ -265,7 +265,7 @@ def sft(
     """Fine-tuning in words on the same rows: the baselines that latents are compared with."""
     overrides = _given(locals(), f"shards out model config recipe {_CARRIED_OUT}")
     from rottrain.config import SftConfig, load_yaml
-    from rottrain.trainer import Running, plan_sft, run_sft
+    from rottrain.training.stages import Running, plan_sft, run_sft
 
     chosen = load_yaml(SftConfig, config, recipe=recipe, **overrides)
     running = Running(resume=resume, limit=limit, workers=workers, report_to=report_to)
@@ -348,9 +348,9 @@ def generate(
     json_: Json = False,  # noqa: FBT002
 ) -> None:
     """Answer questions: think in latents, then say the answer. Answers are printed as each batch is done."""
-    from rottrain import scoring
-    from rottrain.decoding import Sampling
-    from rottrain.generate import MAX_ANSWER_TOKENS, RoT
+    from rottrain.generation.decoding import Sampling
+    from rottrain.generation.generate import MAX_ANSWER_TOKENS, RoT
+    from rottrain.metrics import scoring
 
     asked = _questions(questions, file)
     sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
@@ -431,13 +431,13 @@ def evaluate(
     json_: Json = False,  # noqa: FBT002
 ) -> None:
     """Accuracy, reasoning tokens and time a question; also under torchrun, which shares out the questions."""
-    from rotdata.tokens import token_counter
-    from rottrain import rowlog
-    from rottrain.candidates import Lineup
-    from rottrain.evaluate import Exam, examine, samplings
-    from rottrain.generate import MAX_ANSWER_TOKENS, MAX_COT_TOKENS
-    from rottrain.paper import beside
-    from rottrain.ranks import joined
+    from rotdata.corpora.tokens import token_counter
+    from rottrain.evaluation import row_log
+    from rottrain.evaluation.distributed import joined
+    from rottrain.evaluation.evaluate import Exam, examine, samplings
+    from rottrain.evaluation.modes import Lineup
+    from rottrain.evaluation.paper_tables import beside
+    from rottrain.generation.generate import MAX_ANSWER_TOKENS, MAX_COT_TOKENS
 
     lineup = Lineup(
         checkpoint=checkpoint,
@@ -452,7 +452,7 @@ def evaluate(
     runs = samplings(seeds, temperature=temperature, top_p=top_p)
     counter = token_counter(tokenizer) if tokenizer else None
     if log is not None:
-        rowlog.check_path(log)
+        row_log.check_path(log)
     asked = _sources(sources or [], suite or [], data, corpus=corpus, split=split, config=config, limit=limit)
     exams = [
         Exam(corpus=each.corpus, rows=_rows(each), samplings=runs, batch_size=batch_size, counter=counter)
@@ -466,8 +466,8 @@ def evaluate(
                 result, judged = examine(candidate, exam, ranks)
                 results.append(beside(result) if paper else result)
                 if log and ranks.is_main:  # after each, so that a run that is killed keeps what it has asked
-                    entries += rowlog.lines(result, judged)
-                    rowlog.write(log, entries)
+                    entries += row_log.lines(result, judged)
+                    row_log.write(log, entries)
     if not ranks.is_main:
         return
     if json_:
@@ -503,12 +503,12 @@ def trace(
     """Read a thought: as a page about one question, or as error rates over the rows of shards."""
     from rotdata.corpora import Row
     from rotdata.errors import UsageError
-    from rottrain import report, traceability
-    from rottrain.generate import RoT
-    from rottrain.nearest import LatentIndex
-    from rottrain.trace import as_text, find_row
-    from rottrain.trace import trace as run
-    from rottrain.truth import TrueLatents, check_shards, open_shards
+    from rottrain.analysis import pages, read_back_rates
+    from rottrain.analysis.nearest import LatentIndex
+    from rottrain.analysis.trace import as_text, find_row
+    from rottrain.analysis.trace import trace as run
+    from rottrain.analysis.true_latents import TrueLatents, check_shards, open_shards
+    from rottrain.generation.generate import RoT
 
     if sum((question is not None, row is not None, corpus)) != 1:
         raise UsageError("trace one thing: a --question, a --row of the shards, or all of its rows with --corpus")
@@ -522,18 +522,18 @@ def trace(
     pictures = LatentIndex(searched, limit=index_rows)
     spent = _budget(budget)
     if corpus:
-        scores = traceability.traceability(
+        scores = read_back_rates.traceability(
             rot, opened, pictures, limit=limit, budget=spent, stop=stop, prompt=read_prompt, batch_size=batch_size
         )
         if json_:
             print_json(dataclasses.asdict(scores))
         else:
-            typer.echo(traceability.as_table(scores))
+            typer.echo(read_back_rates.as_table(scores))
         return
     asked = Row("", question, "", "") if question is not None else find_row(opened, row or "")
     found = run(rot, asked, pictures, TrueLatents(rot, opened), budget=spent, stop=stop, prompt=read_prompt)
     if out is not None:
-        report.write_trace(out, found, rot.config)
+        pages.write_trace(out, found, rot.config)
         say(f"the page is {out}")
     if json_:
         print_json(dataclasses.asdict(found))
@@ -555,9 +555,9 @@ def calibrate(
     json_: Json = False,  # noqa: FBT002
 ) -> None:
     """Does it know when it has said all? The probabilities of its halt against where the strips end."""
-    from rottrain.generate import RoT
-    from rottrain.halting import as_table, halting
-    from rottrain.truth import open_shards
+    from rottrain.analysis.calibration import as_table, halting
+    from rottrain.analysis.true_latents import open_shards
+    from rottrain.generation.generate import RoT
 
     rot = RoT.from_pretrained(checkpoint, model=model)
     found = halting(rot, open_shards(shards), limit=limit, budget=_budget(budget), stop=stop, batch_size=batch_size)
@@ -581,8 +581,8 @@ def ablate(
     json_: Json = False,  # noqa: FBT002
 ) -> None:
     """Compare arms: run a grid of commands that one YAML declares, equal steps once, and print the tables."""
-    from rottrain import grid, tables
-    from rottrain.ablate import LOG, as_lines, run
+    from rottrain.ablation import plan, tables
+    from rottrain.ablation.runner import LOG, as_lines, run
 
     if file.suffix == ".parquet":
         out.mkdir(parents=True, exist_ok=True)
@@ -592,17 +592,19 @@ def ablate(
         else:
             typer.echo(section, nl=False)
         return
-    plan = grid.load(file, given=grid.given_values(given or []), check=_check_words)
+    comparison = plan.load(file, given=plan.given_values(given or []), check=_check_words)
     if dry_run:
-        lines = as_lines(plan, out)
+        lines = as_lines(comparison, out)
         if json_:
-            print_json({"runs": len(plan.runs), "steps": lines})
+            print_json({"runs": len(comparison.runs), "steps": lines})
             return
         for line in lines:
             typer.echo(f"{'done   ' if line['finished'] else 'to do  '} {line['command']}")
-        typer.echo(f"{len(plan.runs)} runs take {len(lines)} steps, {sum(line['finished'] for line in lines)} done")
+        typer.echo(
+            f"{len(comparison.runs)} runs take {len(lines)} steps, {sum(line['finished'] for line in lines)} done"
+        )
         return
-    outcome = run(plan, out, jobs=jobs)
+    outcome = run(comparison, out, jobs=jobs)
     if json_:
         print_json(dataclasses.asdict(outcome) | {"results": str(outcome.results)})
     else:
@@ -636,11 +638,11 @@ def probe(
 ) -> None:
     """Do the latents matter? Answer again after the latents were zeroed, shuffled, swapped, masked, or made true."""
     from rotdata import corpora
-    from rottrain import plots
-    from rottrain.generate import RoT
-    from rottrain.probe import as_table
-    from rottrain.probe import probe as run
-    from rottrain.truth import TrueLatents, open_shards
+    from rottrain.analysis import plots
+    from rottrain.analysis.probe import as_table
+    from rottrain.analysis.probe import probe as run
+    from rottrain.analysis.true_latents import TrueLatents, open_shards
+    from rottrain.generation.generate import RoT
 
     asked = corpora.Source(location=source, corpus=corpus, split=split, config=config, limit=limit, need_cot=False)
     asked = corpora.resolve(asked)
@@ -676,7 +678,7 @@ def demo(
 ) -> None:
     """Run the whole line on the embedded model and its toy corpus: corpus to evaluated checkpoint and report."""
     from rottrain.demo import run_demo
-    from rottrain.evaluate import Result, as_table
+    from rottrain.evaluation.evaluate import Result, as_table
 
     results = run_demo(out, rows=rows, stage1_steps=stage1_steps, stage2_steps=stage2_steps)
     if json_:
@@ -739,8 +741,8 @@ def _sources(
     """What is to be answered: the sources that are named, and the tests of suites."""
     from rotdata import corpora
     from rotdata.errors import UsageError
-    from rottrain.loop import is_main
-    from rottrain.suites import find_tests
+    from rottrain.evaluation.suites import find_tests
+    from rottrain.training.trainer import is_main
 
     named = [
         corpora.Source(location=location, corpus=corpus, split=split, config=config, limit=limit, need_cot=False)
@@ -757,7 +759,7 @@ def _sources(
 def _rows(asked: Any) -> list[Any]:
     """Rows of a corpus that can be graded; of the others it is said that they are left out."""
     from rotdata import corpora
-    from rottrain.loop import is_main
+    from rottrain.training.trainer import is_main
 
     rows = []
     for row in corpora.read(asked):
@@ -770,8 +772,8 @@ def _rows(asked: Any) -> list[Any]:
 
 def _as_text(results: Any, *, as_paper: bool) -> str:
     """Results for people: a table with everything, one as the paper has it where asked for, and what to know."""
-    from rottrain.evaluate import as_table, notes
-    from rottrain.paper import paper_table
+    from rottrain.evaluation.evaluate import as_table, notes
+    from rottrain.evaluation.paper_tables import paper_table
 
     tables = [as_table(results)]
     if as_paper and (table := paper_table(results)):
@@ -791,7 +793,7 @@ def _budget(text: str | None) -> Any:
 
 def _as_json(made: Any) -> dict[str, Any]:
     """What was generated, as JSON for the user."""
-    from rottrain import scoring
+    from rottrain.metrics import scoring
 
     return {
         "question": made.question,
@@ -848,7 +850,7 @@ def _parsed(line: str) -> Any:
 
 
 def _report(outcome: Any, *, as_json: bool) -> None:
-    from rottrain.loop import is_main, leave_group
+    from rottrain.training.trainer import is_main, leave_group
 
     leave_group()
     if not is_main():

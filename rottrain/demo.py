@@ -15,7 +15,7 @@ from typing import Any
 
 from rotdata.console import say
 from rotdata.errors import RotError
-from rottrain.report import write_report
+from rottrain.analysis.pages import write_report
 
 EVALUATED_ROWS = 200
 CELLS, BUDGET = 6, 12

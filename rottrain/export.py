@@ -18,16 +18,16 @@ from safetensors.torch import save_file
 
 from rotdata import hub
 from rotdata.encoders import quiet_loading
+from rotdata.encoders.models import ModelFolder, find_model
 from rotdata.errors import OutputOccupied, UsageError
-from rotdata.models import ModelFolder, find_model
 from rotdata.shards import write_atomically
-from rottrain import checkpoints
-from rottrain.backbone import IMG_BEGIN, IMG_END, Backbone
-from rottrain.checkpoints import HEAD, CheckpointConfig
 from rottrain.config import LoraSettings, from_dict
-from rottrain.generate import DEFAULT_BUDGET, MAX_ANSWER_TOKENS, MAX_COT_TOKENS
-from rottrain.precision import load_backbone
-from rottrain.trainer import RECIPE
+from rottrain.generation.generate import DEFAULT_BUDGET, MAX_ANSWER_TOKENS, MAX_COT_TOKENS
+from rottrain.model import checkpoints
+from rottrain.model.backbone import IMG_BEGIN, IMG_END, Backbone
+from rottrain.model.checkpoints import HEAD, CheckpointConfig
+from rottrain.model.precision import load_backbone
+from rottrain.training.stages import RECIPE
 
 if TYPE_CHECKING:
     from peft import PeftModel
@@ -143,7 +143,7 @@ def card(config: CheckpointConfig, settings: dict[str, Any]) -> str:
 def _page(template: str, **values: Any) -> str:
     """A text from a template of this package."""
     pages = Environment(
-        loader=PackageLoader("rottrain", "pages"),
+        loader=PackageLoader("rottrain", "templates"),
         autoescape=False,  # noqa: S701 -- no page of HTML: what others wrote goes through `inline`
         undefined=StrictUndefined,
         trim_blocks=True,

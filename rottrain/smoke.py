@@ -21,8 +21,8 @@ from typing import Any
 from rotdata.console import say
 from rotdata.errors import RotError
 from rotdata.shards import Manifest
-from rottrain import checkpoints
 from rottrain.config import Trainable
+from rottrain.model import checkpoints
 
 QUESTION = "Ann has 3 figs, finds 4."
 _BATCH = 4

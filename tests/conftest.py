@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-from rotdata import pipeline
 from rotdata.corpora import Source
-from rotdata.strips import StripStyle
+from rotdata.rendering.strips import StripStyle
+from rotdata.runs import pipeline
 from tests.helpers import Result, StandInEncoder
 
 settings.register_profile("facts", deadline=None, derandomize=True, database=None)

@@ -26,7 +26,7 @@ from transformers import (
     Qwen3VLMoeForConditionalGeneration,
 )
 
-from rottrain.tiny import tiny_tokenizer
+from rottrain.training.tiny import tiny_tokenizer
 
 ROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [4, 2, 2]}
 TEXT = {

@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rotdata.embedding import EmbedSettings
 from rotdata.encoders import EncoderIdentity
-from rotdata.patches import PatchGeometry
-from rotdata.targets import TargetSettings
+from rotdata.encoders.patches import PatchGeometry
+from rotdata.runs.embedding import EmbedSettings
+from rotdata.shards.targets import TargetSettings
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 

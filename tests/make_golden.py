@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from rotdata.strips import StripStyle, render
+from rotdata.rendering.strips import StripStyle, render
 
 FOLDER = Path(__file__).parent / "golden"
 PICTURES = {

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from rottrain.tiny import tiny_config, tiny_tokenizer
+from rottrain.training.tiny import tiny_config, tiny_tokenizer
 
 INITIALIZER_RANGE = 0.05
 """Above the usual 0.02, with which attention is so nearly uniform that a wrong one would pass for right."""

@@ -1,7 +1,7 @@
 """What tests give to other processes to do, in a module that imports next to nothing, so that these start quickly.
 
-Each is a maker, as rotdata.runs has them, of shards that are mere numbers. None of them takes a set time: where one has
-to wait, it is for a file or for being told to stop.
+Each is a maker, as rotdata.runs.resumable has them, of shards that are mere numbers. None of them takes a set time:
+where one has to wait, it is for a file or for being told to stop.
 """
 
 from __future__ import annotations

@@ -9,9 +9,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 from rotdata.encoders.interface import CallTooLarge, Encoder, EncoderIdentity, Kernel, Placement, Precision
+from rotdata.encoders.models import ModelFolder
+from rotdata.encoders.patches import PatchGeometry
 from rotdata.encoders.weights import load_pretrained, quiet_loading, tower_sha256
-from rotdata.models import ModelFolder
-from rotdata.patches import PatchGeometry
 
 if TYPE_CHECKING:
     import numpy as np

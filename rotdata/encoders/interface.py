@@ -12,8 +12,8 @@ from typing import Any, Literal, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from rotdata.encoders.patches import PatchGeometry
 from rotdata.errors import RotError
-from rotdata.patches import PatchGeometry
 
 Precision = Literal["float32", "bfloat16"]
 Kernel = Literal["grouped", "varlen", "flash-attn"]

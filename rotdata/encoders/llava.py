@@ -23,10 +23,10 @@ from transformers.models.llava_next.modeling_llava_next import LlavaNextMultiMod
 
 from rotdata.encoders.attention import AttentionPlan
 from rotdata.encoders.interface import Placement
+from rotdata.encoders.models import ModelFolder
 from rotdata.encoders.packed import GreyPatchEmbed, PackedEncoder, SameSize
 from rotdata.encoders.weights import load_tower
 from rotdata.errors import UnknownModel
-from rotdata.models import ModelFolder
 
 
 class LlavaNextTower(LlavaNextPreTrainedModel):

@@ -21,9 +21,9 @@ from torch.nn import functional as F  # noqa: N812 -- torch's own name for it
 
 from rotdata.encoders.attention import use_attention
 from rotdata.encoders.interface import CallTooLarge, EncoderIdentity, Placement, Precision
+from rotdata.encoders.models import ModelFolder
+from rotdata.encoders.patches import PatchGeometry, cut
 from rotdata.encoders.weights import tower_sha256
-from rotdata.models import ModelFolder
-from rotdata.patches import PatchGeometry, cut
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

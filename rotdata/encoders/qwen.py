@@ -30,10 +30,10 @@ from transformers.vision_utils import (
 
 from rotdata.encoders.attention import AttentionPlan
 from rotdata.encoders.interface import Placement
+from rotdata.encoders.models import ModelFolder
 from rotdata.encoders.packed import GreyPatchEmbed, PackedEncoder, SameSize
+from rotdata.encoders.patches import grid_thw
 from rotdata.encoders.weights import load_tower
-from rotdata.models import ModelFolder
-from rotdata.patches import grid_thw
 
 
 class QwenEncoder(PackedEncoder):

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
 from rotdata.encoders.interface import Precision
+from rotdata.encoders.models import ModelFolder
 from rotdata.errors import UnknownModel
-from rotdata.models import ModelFolder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel

@@ -13,7 +13,7 @@ import pytest
 
 from reproduce import words
 from reproduce.words import Wording
-from rottrain import scoring
+from rottrain.metrics import scoring
 
 
 def record(question: str, equation: str, answer: float) -> dict[str, Any]:

@@ -16,8 +16,9 @@ from urllib.error import URLError
 import huggingface_hub
 import pytest
 
-from rotdata import doctor, fonts
+from rotdata import doctor
 from rotdata.doctor import Finding, examine
+from rotdata.rendering import fonts
 from tests.helpers import Result
 
 

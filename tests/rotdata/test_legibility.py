@@ -13,11 +13,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rotdata import corpora, legibility, pipeline
+from rotdata import corpora, legibility
 from rotdata.errors import UsageError
-from rotdata.fonts import shipped_fonts
 from rotdata.legibility import Legibility, OcrMissing, Reading, check_folder, judge, pieces, read_strip
-from rotdata.strips import StripStyle, render
+from rotdata.rendering.fonts import shipped_fonts
+from rotdata.rendering.strips import StripStyle, render
+from rotdata.runs import pipeline
 from tests.helpers import Result, write_jsonl
 
 SANS = StripStyle()

@@ -13,15 +13,15 @@ import datasets
 import huggingface_hub
 import pytest
 
-from rotdata import pipeline
 from rotdata import plan as planning
 from rotdata.corpora import Source
+from rotdata.corpora.tokens import token_counter
 from rotdata.encoders import load_encoder
+from rotdata.encoders.models import ModelFolder, find_model
 from rotdata.errors import SourceError, UnknownModel
-from rotdata.models import ModelFolder, find_model
 from rotdata.plan import CorpusPlan, histogram_lines, plan
-from rotdata.strips import StripStyle
-from rotdata.tokens import token_counter
+from rotdata.rendering.strips import StripStyle
+from rotdata.runs import pipeline
 from tests.helpers import Result, contents, storing, write_jsonl
 
 STYLE = StripStyle()

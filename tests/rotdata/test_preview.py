@@ -16,14 +16,16 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from rotdata import fonts, pipeline, preview, shards
+from rotdata import preview, shards
 from rotdata.corpora import Source
-from rotdata.embedding import EmbedSettings
+from rotdata.corpora.tokens import token_counter
 from rotdata.errors import UsageError
 from rotdata.preview import write_preview
-from rotdata.strips import StripStyle, renderer
-from rotdata.targets import TargetSettings
-from rotdata.tokens import token_counter
+from rotdata.rendering import fonts
+from rotdata.rendering.strips import StripStyle, renderer
+from rotdata.runs import pipeline
+from rotdata.runs.embedding import EmbedSettings
+from rotdata.shards.targets import TargetSettings
 from tests.helpers import Result, StandInEncoder, write_jsonl
 
 CHROMIUM = shutil.which("chromium")

@@ -16,12 +16,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from rotdata import pipeline, shards, stats
+from rotdata import shards, stats
 from rotdata.corpora import Source
+from rotdata.corpora.tokens import token_counter
 from rotdata.errors import ShardError, UsageError
+from rotdata.rendering.strips import StripStyle
+from rotdata.runs import pipeline
 from rotdata.stats import Distribution, PlotterMissing, measure, plot
-from rotdata.strips import StripStyle
-from rotdata.tokens import token_counter
 from tests.helpers import Result, write_jsonl
 
 BYTES = token_counter(None)

@@ -9,16 +9,16 @@ from typing import Any
 import pytest
 import torch
 
-from rotdata import pipeline
 from rotdata.corpora import Source
 from rotdata.encoders import load_encoder
-from rotdata.models import find_model
-from rotdata.strips import StripStyle
-from rottrain.backbone import Backbone
+from rotdata.encoders.models import find_model
+from rotdata.rendering.strips import StripStyle
+from rotdata.runs import pipeline
 from rottrain.config import HeadConfig, LoraSettings, SftConfig, Stage1Config, Stage2Config
-from rottrain.head import ProjectionHead
-from rottrain.loop import StageTrainer
-from rottrain.trainer import run_sft, run_stage1, run_stage2
+from rottrain.model.backbone import Backbone
+from rottrain.model.head import ProjectionHead
+from rottrain.training.stages import run_sft, run_stage1, run_stage2
+from rottrain.training.trainer import StageTrainer
 from tests.helpers import write_jsonl
 from tests.rottrain.samples import random_head
 

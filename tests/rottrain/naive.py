@@ -11,10 +11,10 @@ import torch
 from torch import Tensor
 from torch.testing import assert_close
 
-from rottrain.backbone import Backbone
-from rottrain.batches import Example
-from rottrain.head import ProjectionHead
-from rottrain.learner import Learner
+from rottrain.data.batches import Example
+from rottrain.model.backbone import Backbone
+from rottrain.model.head import ProjectionHead
+from rottrain.training.objective import Learner
 from tests.rottrain.samples import as_batch, full_pass, token_inputs
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-5}

@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from rottrain.backbone import Backbone
-from rottrain.batches import Batch, Collator, Example
-from rottrain.head import ProjectionHead
+from rottrain.data.batches import Batch, Collator, Example
+from rottrain.model.backbone import Backbone
+from rottrain.model.head import ProjectionHead
 
 QUESTIONS = ("Ann has 3 figs.", "How many nuts are left when Ben sells 4 of his 9 nuts?", "2+2?", "Why")
 ANSWERS = ("12", "7", "-1,234.5", "x")
@@ -92,7 +92,7 @@ def save_variant(folder: Path, *, tied: bool = True, vocab_size: int = 384, widt
     """A random model like tests.tinymodel's, with its own output head, fewer token rows, or another width."""
     from transformers import Qwen3VLForConditionalGeneration
 
-    from rottrain.tiny import tiny_config, tiny_tokenizer
+    from rottrain.training.tiny import tiny_config, tiny_tokenizer
 
     config = tiny_config()
     config.text_config.vocab_size = vocab_size

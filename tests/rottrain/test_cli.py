@@ -17,16 +17,17 @@ import pyarrow.parquet as pq
 import pytest
 import typer.main
 
-from rotdata import pipeline
 from rotdata.corpora import Source
 from rotdata.encoders import load_encoder
-from rotdata.models import find_model
-from rotdata.strips import StripStyle
-from rottrain import checkpoints, evaluate
+from rotdata.encoders.models import find_model
+from rotdata.rendering.strips import StripStyle
+from rotdata.runs import pipeline
 from rottrain.cli import app
 from rottrain.config import SftConfig, Stage1Config, Stage2Config
-from rottrain.loop import complete_states
-from rottrain.trainer import RUN
+from rottrain.evaluation import evaluate
+from rottrain.model import checkpoints
+from rottrain.training.stages import RUN
+from rottrain.training.trainer import complete_states
 from tests.helpers import REPOSITORY, Result, contents, write_jsonl
 from tests.rottrain import held
 

@@ -15,17 +15,19 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rotdata import pipeline
 from rotdata.encoders import load_encoder
+from rotdata.encoders.models import find_model
 from rotdata.errors import OutputOccupied, UsageError
-from rotdata.models import find_model
-from rottrain import checkpoints, export, generate
-from rottrain.backbone import Backbone
-from rottrain.checkpoints import CheckpointConfig
+from rotdata.runs import pipeline
+from rottrain import export
 from rottrain.config import HeadConfig, LoraSettings, SftConfig, Stage1Config, Stage2Config
 from rottrain.export import use_script
-from rottrain.generate import RoT
-from rottrain.trainer import run_sft, run_stage1, run_stage2
+from rottrain.generation import generate
+from rottrain.generation.generate import RoT
+from rottrain.model import checkpoints
+from rottrain.model.backbone import Backbone
+from rottrain.model.checkpoints import CheckpointConfig
+from rottrain.training.stages import run_sft, run_stage1, run_stage2
 from tests import families
 from tests.helpers import REPOSITORY, contents
 from tests.hub_server import HubServer, environment

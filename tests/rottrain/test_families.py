@@ -14,20 +14,21 @@ from torch import Tensor
 from torch.testing import assert_close
 from transformers import AutoModelForImageTextToText
 
-from rotdata import pipeline
 from rotdata.corpora import Source
 from rotdata.encoders import load_encoder
+from rotdata.encoders.models import FAMILIES, find_model
 from rotdata.errors import UnknownModel, UsageError
-from rotdata.models import FAMILIES, find_model
-from rotdata.strips import StripStyle
-from rottrain import checkpoints, rollout
-from rottrain.architectures import ARCHITECTURES
-from rottrain.backbone import Backbone
+from rotdata.rendering.strips import StripStyle
+from rotdata.runs import pipeline
 from rottrain.config import HeadConfig, LoraSettings, Stage1Config, Stage2Config
-from rottrain.generate import RoT, at_once
-from rottrain.head import ProjectionHead
-from rottrain.learner import Learner
-from rottrain.trainer import run_stage1, run_stage2
+from rottrain.generation import rollout
+from rottrain.generation.generate import RoT, at_once
+from rottrain.model import checkpoints
+from rottrain.model.architectures import ARCHITECTURES
+from rottrain.model.backbone import Backbone
+from rottrain.model.head import ProjectionHead
+from rottrain.training.objective import Learner
+from rottrain.training.stages import run_stage1, run_stage2
 from tests import families
 from tests.rottrain.naive import (
     CLOSE,

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from rotdata.shards import Manifest
-from rottrain import checkpoints, smoke
+from rottrain import smoke
+from rottrain.model import checkpoints
 from rottrain.smoke import Smoke, Step, as_report, run_smoke
 from tests.helpers import Result
 

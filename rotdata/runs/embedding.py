@@ -1,0 +1,275 @@
+"""Strip shards -> embedding shards, so that the tower never waits: a shard is read ahead of it, and written behind it.
+
+Three stages a shard, each in threads of its own: read (hash, decode, form calls), launch the calls (in the thread that
+asks for the shards), collect and write. What a shard holds does not depend on which shards are made beside it.
+
+Shapes: H picture height, W its width, K its latents, D embedding width.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import Counter, deque
+from collections.abc import Callable, Generator, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+
+from rotdata import shards
+from rotdata.encoders import CPU_PATCHES_PER_CALL, CallTooLarge, Encoder, Kernel
+from rotdata.encoders.patches import GeometryError, ResizeLimits, calls, reference_resize
+from rotdata.rendering.png import decode_png
+from rotdata.runs import resumable
+from rotdata.shards.targets import TargetSettings, TooManyLatents, quantise, restore, shorten
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_READ_AHEAD = max(1, min(4, (os.cpu_count() or 1) // 4))
+"""Shards read, or being read, and waiting for the tower."""
+_WRITERS = max(1, min(8, (os.cpu_count() or 1) // 2))
+IN_FLIGHT = 2 * _READ_AHEAD + _WRITERS + 2
+"""Shards begun and not given back, at most."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedSettings:
+    """What decides the embeddings of a strip beside the encoder."""
+
+    targets: TargetSettings = field(default_factory=TargetSettings)
+    resize: ResizeLimits | None = None
+    """Scale strips as the stock processor with these limits would; they then have no spans."""
+    patches_per_call: int = CPU_PATCHES_PER_CALL
+    kernel: Kernel = "grouped"
+    """How the encoder computes attention: it decides last bits."""
+
+    def as_json(self) -> dict[str, Any]:
+        """As the manifest's settings hold them."""
+        resize = {"resize": [self.resize.min_pixels, self.resize.max_pixels]} if self.resize else {}
+        attention = {"attention": self.kernel} if self.kernel != "grouped" else {}
+        return {"patches_per_call": self.patches_per_call, **self.targets.as_json(), **resize, **attention}
+
+
+@dataclass(frozen=True, slots=True)
+class EmbedJob:
+    """All that there is to know of one shard."""
+
+    shard: int
+    entry: shards.ShardEntry
+    """Of the strips."""
+    file: Path
+    """To write."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbedShards:
+    """Makes embedding shards of strip shards, with one encoder; may be sent to another process."""
+
+    strips: Path
+    encoder: Encoder
+    settings: EmbedSettings
+
+    def __call__(self, jobs: Iterator[EmbedJob], stopped: resumable.Stopped) -> Iterator[resumable.Found]:
+        """Shards in the order of the jobs, and how far they are; once asked to stop, those that the tower has begun."""
+        with ThreadPoolExecutor(_READ_AHEAD) as readers, ThreadPoolExecutor(_WRITERS) as writers:
+            written: deque[Future[tuple[int, resumable.Written]]] = deque()
+            tower = _Tower(self.encoder)
+            failure: Exception | None = None
+            try:
+                for read in _ahead(readers, self._read, jobs):
+                    encoded = yield from tower.launch(read)
+                    written.append(writers.submit(self._write, encoded))
+                    while len(written) > _WRITERS or (written and written[0].done()):
+                        yield written.popleft().result()
+                    if stopped():
+                        break
+            except Exception as error:  # noqa: BLE001 -- raised below, once what the tower has made is kept
+                failure = error
+            readers.shutdown(wait=False, cancel_futures=True)
+            for each in written:
+                try:
+                    yield each.result()
+                except Exception as error:  # noqa: BLE001 -- the first one is raised
+                    failure = failure or error
+            if failure:
+                raise failure
+
+    def _read(self, job: EmbedJob) -> _Read:
+        """A strip shard, every different picture decoded once."""
+        table = shards.read_table(self.strips, job.entry, intact=True)
+        pngs = [image["bytes"] for image in table.column("image").to_pylist()]
+        failed: dict[bytes, GeometryError] = {}
+        pictures: dict[bytes, NDArray[np.uint8]] = {}
+        geometry = self.encoder.geometry
+        for png in dict.fromkeys(pngs):
+            pixels = decode_png(png)
+            try:
+                pictures[png] = (
+                    reference_resize(pixels, geometry, self.settings.resize) if self.settings.resize else pixels
+                )
+            except GeometryError as error:
+                failed[png] = error
+        names = list(pictures)
+        sizes = [pictures[name].size // geometry.patch_px**2 for name in names]
+        return _Read(
+            job=job,
+            table=table.select(["id", "question", "cot", "answer", "spans"]),
+            pngs=pngs,
+            failed=failed,
+            calls=deque(
+                [(names[i], pictures[names[i]]) for i in call] for call in calls(sizes, self.settings.patches_per_call)
+            ),
+        )
+
+    def _write(self, encoded: _Encoded) -> tuple[int, resumable.Written]:
+        """Collect what the tower made of a shard, and write it."""
+        read = encoded.read
+        latents: dict[bytes, NDArray[np.float32] | GeometryError] = dict(read.failed)
+        while encoded.collected:
+            names, collect = encoded.collected.popleft()
+            latents.update(zip(names, collect(), strict=True))
+        made = _stored(read, latents, self.settings, self.encoder.identity.width, encoded.halved)
+        return read.job.shard, resumable.write(read.job.file, made)
+
+
+@dataclass(frozen=True, slots=True)
+class _Read:
+    """A strip shard ready for the tower."""
+
+    job: EmbedJob
+    table: pa.Table
+    pngs: list[bytes]
+    """Of each row."""
+    failed: dict[bytes, GeometryError]
+    """Pictures that can't be scaled as the stock processor does."""
+    calls: deque[list[tuple[bytes, NDArray[np.uint8]]]]
+    """Pictures of each call, by their PNG; a call is dropped once it is launched."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Encoded:
+    """A shard that the tower has been given."""
+
+    read: _Read
+    collected: deque[tuple[list[bytes], Callable[[], list[NDArray[np.float32]]]]]
+    """What waits for each call's latents; dropped once it is asked for them."""
+    halved: int
+
+
+class _Tower:
+    """Calls of the encoder, halved while they do not fit into memory."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        self._encoder = encoder
+        self._largest = math.inf  # values of the largest call worth a try
+        self._halved = 0
+
+    def launch(self, read: _Read) -> Generator[resumable.Progress, None, _Encoded]:
+        """All calls of a shard; after each, how many rows it was for."""
+        self._halved = 0
+        rows = Counter(read.pngs)
+        collected: deque[tuple[list[bytes], Callable[[], list[NDArray[np.float32]]]]] = deque()
+        while read.calls:
+            call = read.calls.popleft()
+            collected.extend(self._call([name for name, _ in call], [pixels for _, pixels in call]))
+            yield resumable.Progress(shard=read.job.shard, rows=sum(rows[name] for name, _ in call))
+        return _Encoded(read=read, collected=collected, halved=self._halved)
+
+    def _call(
+        self, names: list[bytes], pictures: Sequence[NDArray[np.uint8]]
+    ) -> Iterator[tuple[list[bytes], Callable[[], list[NDArray[np.float32]]]]]:
+        size = sum(pixels.size for pixels in pictures)
+        if size <= self._largest or len(pictures) == 1:
+            try:
+                yield names, self._encoder.launch(pictures)
+            except CallTooLarge:
+                if len(pictures) == 1:
+                    raise
+                self._largest = size // 2
+            else:
+                return
+        self._halved += 1
+        middle = len(pictures) // 2
+        for half in (slice(0, middle), slice(middle, None)):
+            yield from self._call(names[half], pictures[half])
+
+
+def _ahead(pool: ThreadPoolExecutor, work: Callable[[EmbedJob], _Read], jobs: Iterator[EmbedJob]) -> Iterator[_Read]:
+    """`work` done for each job in order, `_READ_AHEAD` of them before they are asked for."""
+    waiting = deque(pool.submit(work, job) for job in islice(jobs, _READ_AHEAD))
+    while waiting:
+        done = waiting.popleft().result()
+        waiting.extend(pool.submit(work, job) for job in islice(jobs, 1))
+        yield done
+
+
+def _stored(
+    read: _Read,
+    latents: dict[bytes, NDArray[np.float32] | GeometryError],
+    settings: EmbedSettings,
+    width: int,
+    halved: int,
+) -> resumable.Made:
+    """The table of a shard's embeddings."""
+    targets = settings.targets
+    schema = shards.embedding_schema(width, targets.store)
+    kept: list[dict[str, Any]] = []
+    stored: list[NDArray[Any]] = []
+    rejects = []
+    squared_error = squared = 0.0
+    for row, png in zip(read.table.to_pylist(), read.pngs, strict=True):
+        spans = None if settings.resize else np.array(row["spans"], dtype=np.int32)
+        try:
+            values_KD, spans = shorten(_finite(latents[png]), spans, targets)
+            values, scale = _as_stored(values_KD, targets)
+        except (GeometryError, TooManyLatents, _NotFinite) as error:
+            rejects.append(resumable.Refused(id=row["id"], reason=str(error)))
+            continue
+        error_KD = (values if scale is None else restore(values, scale)) - values_KD
+        squared_error += float(np.vdot(error_KD, error_KD))
+        squared += float(np.vdot(values_KD, values_KD))
+        kept.append(row | {"num_latents": len(values), "spans": spans, **({} if scale is None else {"scale": scale})})
+        stored.append(values)
+    columns = {
+        name: shards.embedding_column(stored, schema) if name == "embedding" else [row[name] for row in kept]
+        for name in schema.names
+    }
+    return resumable.Made(
+        table=pa.table(columns, schema=schema),
+        latents=sum(map(len, stored)),
+        rejects=rejects,
+        rounding=round(math.sqrt(squared_error / squared), 8) if squared else 0.0,
+        halved=halved,
+    )
+
+
+class _NotFinite(Exception):
+    """Latents that the tower or the stored type can't express."""
+
+
+def _finite(latents: NDArray[np.float32] | GeometryError) -> NDArray[np.float32]:
+    """The latents, if they are numbers."""
+    if isinstance(latents, GeometryError):
+        raise latents
+    if not np.isfinite(latents).all():
+        raise _NotFinite("its embedding is not finite")
+    return latents
+
+
+def _as_stored(
+    latents: NDArray[np.float32], targets: TargetSettings
+) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
+    """Latents in the stored type, and their scales if that is of eight bits. Raises _NotFinite for an overflow."""
+    if targets.store == "int8":
+        return quantise(latents)
+    with np.errstate(over="ignore"):  # what float16 can't hold becomes infinite, and is caught here
+        values = latents.astype(targets.store, copy=False)
+    if not np.isfinite(values).all():
+        raise _NotFinite(f"its embedding is not finite in {targets.store}: --store float32 or int8 can hold it")
+    return values, None

@@ -1,0 +1,343 @@
+"""Render and embed: corpus -> strip shards -> embedding shards, as resumable runs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal
+
+import pyarrow as pa
+
+from rotdata import corpora, shards
+from rotdata.errors import ShardError, ShardMismatch, UsageError
+from rotdata.rendering.png import encode_png
+from rotdata.rendering.strips import MissingGlyph, Renderer, Strip, StripStyle, renderer
+from rotdata.runs import resumable
+from rotdata.runs.cluster import RayWork
+from rotdata.runs.embedding import IN_FLIGHT, EmbedJob, EmbedSettings, EmbedShards
+
+if TYPE_CHECKING:
+    from rotdata.encoders import Encoder, Kernel, Precision
+
+DEFAULT_ROWS_PER_SHARD = 1000
+DEFAULT_MAX_LATENTS = 4096
+
+TooLong = Literal["reject", "truncate", "split"]
+Engine = Literal["local", "ray"]
+
+_AS_THEY_ARE = EmbedSettings()
+_NOTHING = resumable.Ran()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Summary:
+    """What a run has made, this time or before."""
+
+    rows_in: int
+    rows_out: int
+    rows_rejected: int
+    rows_truncated: int
+    rows_added: int
+    """Rows beyond one a source row, since some were split."""
+    latents: int
+    shards: int
+    shards_made: int
+    """Of these, by this run."""
+    seconds: float
+    bytes: int
+    rounding: float = 0.0
+    """Of embeddings: what storing them changed, root mean square, relative; the worst shard's."""
+    duplicates: int = 0
+    """Rows that repeat an earlier one; they are kept."""
+    duplicate_ids: int = 0
+    missing: dict[str, int] = field(default_factory=dict)
+    """Characters that no allowed font has, and how often the corpus has them: boxes, or their rows are rejected."""
+    substituted: dict[str, int] = field(default_factory=dict)
+    """Characters that a fallback font draws, and how often the corpus has them."""
+
+
+def render(
+    source: corpora.Source,
+    style: StripStyle,
+    out: Path,
+    *,
+    rows_per_shard: int = DEFAULT_ROWS_PER_SHARD,
+    max_latents: int = DEFAULT_MAX_LATENTS,
+    too_long: TooLong = "reject",
+    num_proc: int = 1,
+    mode: resumable.Mode = resumable.RESUME,
+) -> Summary:
+    """Draw every row of `source` into strip shards in `out`. Raises SourceError, OutputOccupied, Interrupted, ...
+
+    The bytes do not depend on `num_proc`.
+    """
+    if num_proc < 1:
+        raise UsageError(f"--num-proc counts processes and is at least 1, got {num_proc}")
+    source = corpora.resolve(source)
+    manifest = plan_render(source, style, rows_per_shard=rows_per_shard, max_latents=max_latents, too_long=too_long)
+    out = resumable.place(out, manifest, mode)
+    batches = enumerate(_batches(corpora.read(source), rows_per_shard))
+
+    def job(shard: int) -> _RenderJob:
+        rows = next((batch for index, batch in batches if index == shard), [])
+        return _RenderJob(shard, out / manifest.shard_file(shard), rows, style, max_latents, too_long)
+
+    workers = resumable.Workers(makers=[_render_shards] * num_proc, job=job)
+    work = workers if num_proc > 1 else resumable.here(_render_shards, job)
+    ran = resumable.run(out, manifest, work, mode=mode, verb="render")
+    return summarise(shards.Manifest.load(out), ran)
+
+
+def plan_render(
+    source: corpora.Source,
+    style: StripStyle,
+    *,
+    rows_per_shard: int = DEFAULT_ROWS_PER_SHARD,
+    max_latents: int = DEFAULT_MAX_LATENTS,
+    too_long: TooLong = "reject",
+) -> shards.Manifest:
+    """What `render` would make, without drawing: one pass over the corpus. `source` is resolved."""
+    if rows_per_shard < 1 or max_latents < 1:
+        raise UsageError(f"rows per shard and max latents are at least 1, got {rows_per_shard} and {max_latents}")
+    draw = renderer(style)
+    survey = corpora.survey(source)
+    rows_in = survey.rows + survey.rejects
+    return shards.Manifest(
+        kind="strips",
+        corpus=source.corpus,
+        split=source.split,
+        source=corpora.describe(source),
+        style=draw.fingerprint,
+        settings={"max_latents": max_latents, "too_long": too_long},
+        plan=shards.Plan(
+            rows_in=rows_in, rows_per_shard=rows_per_shard, num_shards=max(1, -(-rows_in // rows_per_shard))
+        ),
+        survey={
+            "duplicates": survey.duplicates,
+            "duplicate_ids": survey.duplicate_ids,
+            **draw.stand_ins(survey.characters),
+        },
+    )
+
+
+def embed(
+    strips: Path,
+    encoder: Encoder,
+    out: Path,
+    *,
+    settings: EmbedSettings = _AS_THEY_ARE,
+    team: Sequence[Encoder] = (),
+    engine: Engine = "local",
+    mode: resumable.Mode = resumable.RESUME,
+) -> Summary:
+    """Embed the strip shards in `strips` into embedding shards in `out`, one for one.
+
+    With a `team`, each of its encoders works in a process of its own, which it is sent to; they have `encoder`'s
+    identity, and `encoder` itself does nothing. With the engine `ray` they are actors of a Ray cluster, all like the
+    first of them.
+
+    Raises ShardMismatch for strips of another factor than the encoder's, ShardError, OutputOccupied, Interrupted.
+    """
+    manifest = plan_embed(strips, encoder, settings)
+    if out.resolve() == strips.resolve():
+        raise UsageError(f"--out is the folder of the strips itself, {strips}: choose another, it keeps its strips")
+    out = resumable.place(out, manifest, mode)
+    origin = shards.Manifest.load(strips)
+
+    def job(shard: int) -> EmbedJob:
+        return EmbedJob(shard, origin.shards[shard], out / manifest.shard_file(shard))
+
+    makers = [EmbedShards(strips=strips, encoder=each, settings=settings) for each in team or (encoder,)]
+    if engine == "ray":
+        on_gpu = makers[0].encoder.device.startswith("cuda")
+        work: resumable.Work = RayWork(maker=makers[0], job=job, actors=len(makers), gpus=int(on_gpu))
+    elif team:
+        work = resumable.Workers(makers=makers, job=job, ahead=IN_FLIGHT)
+    else:
+        work = resumable.here(makers[0], job)
+    ran = resumable.run(out, manifest, work, mode=mode, verb="embed")
+    return summarise(shards.Manifest.load(out), ran)
+
+
+def plan_embed(strips: Path, encoder: Encoder, settings: EmbedSettings = _AS_THEY_ARE) -> shards.Manifest:
+    """What `embed` would make, without encoding. Raises as it does."""
+    origin = shards.Manifest.load(strips)
+    if origin.kind != "strips" or not origin.finished or origin.part:
+        raise UsageError(f"{strips} is no finished folder of strips: make or finish it with `rotdata render`")
+    height, factor = origin.style["style"]["height_px"], encoder.geometry.factor_px
+    if height != factor:
+        raise ShardMismatch(
+            f"the strips in {strips} are {height} px high, {encoder.identity.model} needs {factor}: "
+            f"render them with --height {factor}"
+        )
+    return shards.Manifest(
+        kind="embeddings",
+        corpus=origin.corpus,
+        split=origin.split,
+        source=origin.source | {"strips": origin.fingerprint},
+        style=origin.style,
+        settings=origin.settings | settings.as_json(),
+        plan=replace(origin.plan, rows_in=origin.total("rows")),
+        encoder=encoder.identity.as_json(),
+        survey=origin.survey,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _RenderJob:
+    """All that a process needs to make one strip shard."""
+
+    shard: int
+    file: Path
+    rows: list[corpora.Row | corpora.Reject]
+    style: StripStyle
+    max_latents: int
+    too_long: TooLong
+
+
+@dataclass(frozen=True, slots=True)
+class _Drawn:
+    """A row and its strip, which shows all of the row's CoT or its beginning."""
+
+    row: corpora.Row
+    strip: Strip
+
+
+def _render_shards(jobs: Iterator[_RenderJob], stopped: resumable.Stopped) -> Iterator[tuple[int, resumable.Written]]:
+    """Shard after shard."""
+    for job in jobs:
+        yield job.shard, _render_shard(job)
+        if stopped():
+            return
+
+
+def _render_shard(job: _RenderJob) -> resumable.Written:
+    """Draw and write one shard."""
+    draw = renderer(job.style)
+    rejects: list[resumable.Refused] = []
+    drawn: list[_Drawn] = []
+    truncated = added = 0
+    for row in job.rows:
+        if isinstance(row, corpora.Reject):
+            rejects.append(resumable.Refused(id=row.id, reason=row.reason))
+            continue
+        try:
+            made = _draw(row, draw, job.max_latents, job.too_long)
+        except (MissingGlyph, _TooLong) as error:
+            rejects.append(resumable.Refused(id=row.id, reason=str(error)))
+            continue
+        truncated += int(made[-1].strip.spans[-1]) < len(made[-1].row.cot)
+        added += len(made) - 1
+        drawn += made
+    table = pa.table(
+        {
+            "id": [each.row.id for each in drawn],
+            "question": [each.row.question for each in drawn],
+            "cot": [each.row.cot for each in drawn],
+            "answer": [each.row.answer for each in drawn],
+            "image": [{"bytes": encode_png(each.strip.pixels), "path": None} for each in drawn],
+            "width": [each.strip.pixels.shape[1] for each in drawn],
+            "num_latents": [each.strip.num_latents for each in drawn],
+            "spans": [each.strip.spans for each in drawn],
+        },
+        schema=shards.strip_schema(),
+    )
+    latents = sum(each.strip.num_latents for each in drawn)
+    made_shard = resumable.Made(table=table, latents=latents, rejects=rejects, truncated=truncated, added=added)
+    return resumable.write(job.file, made_shard)
+
+
+class _TooLong(Exception):
+    """Why a row of too many latents can't be drawn."""
+
+
+def _draw(row: corpora.Row, draw: Renderer, max_latents: int, too_long: TooLong) -> list[_Drawn]:
+    """The row with its strip, or its parts; what may be far too long is measured first.
+
+    Raises MissingGlyph, _TooLong.
+    """
+    if len(row.cot) <= 4 * max_latents:
+        strip = draw.render(row.cot)
+        if strip.num_latents <= max_latents:
+            return [_Drawn(row, strip)]
+    count = draw.count_latents(row.cot)
+    if count <= max_latents:
+        return [_Drawn(row, draw.render(row.cot))]
+    if too_long == "reject":
+        raise _TooLong(f"{count} latents, --max-latents is {max_latents}: --too-long truncate or split would keep it")
+    if too_long == "truncate":
+        return [_Drawn(row, draw.render(row.cot[: _fit(row.cot, draw, max_latents)]))]
+    parts = list(_parts(row.cot, draw, max_latents))
+    rows = [replace(row, id=f"{row.id}-part{i}of{len(parts)}", cot=part) for i, part in enumerate(parts, start=1)]
+    return [_Drawn(part, draw.render(part.cot)) for part in rows]
+
+
+def _fit(text: str, draw: Renderer, max_latents: int) -> int:
+    """How many characters fit, at least one."""
+    count = draw.fit(text, max_latents)
+    if not count:
+        raise _TooLong(f"not even its first character fits --max-latents {max_latents}")
+    return count
+
+
+def _parts(text: str, draw: Renderer, max_latents: int) -> Iterator[str]:
+    """Stretches of `text` that fit, broken after a space where there is one; joined they are `text` again."""
+    while text:
+        count = _fit(text, draw, max_latents)
+        if count < len(text):
+            count = text.rfind(" ", 0, count) + 1 or count
+        yield text[:count]
+        text = text[count:]
+
+
+def _batches(rows: Iterator[corpora.Row | corpora.Reject], size: int) -> Iterator[list[corpora.Row | corpora.Reject]]:
+    while batch := list(islice(rows, size)):
+        yield batch
+
+
+@dataclass(frozen=True, kw_only=True)
+class Chosen:
+    """What an earlier run in a folder has chosen, and the same command goes on with."""
+
+    dtype: Precision | None = None
+    kernel: Kernel | None = None
+    model: str | None = None
+    revision: str | None = None
+    patches_per_call: int | None = None
+
+
+def chosen(out: Path) -> Chosen:
+    """The choices of the embeddings in `out`, if there are any."""
+    try:
+        earlier = shards.Manifest.load(out)
+    except ShardError:  # none there, or a damaged one: the run itself will say so
+        return Chosen()
+    if earlier.encoder is None:
+        return Chosen()
+    return Chosen(
+        dtype=earlier.encoder["dtype"],
+        kernel=earlier.settings.get("attention", "grouped"),
+        model=earlier.encoder["model"],
+        revision=earlier.encoder["revision"],
+        patches_per_call=earlier.settings["patches_per_call"],
+    )
+
+
+def summarise(manifest: shards.Manifest, ran: resumable.Ran = _NOTHING) -> Summary:
+    """The finished shards of a folder in numbers, after a run or at rest."""
+    return Summary(
+        rows_in=manifest.plan.rows_in if manifest.part is None else manifest.rows_done,
+        rows_out=manifest.total("rows"),
+        rows_rejected=manifest.total("rejected"),
+        rows_truncated=manifest.total("truncated"),
+        rows_added=manifest.total("added"),
+        latents=manifest.total("latents"),
+        shards=len(manifest.shards),
+        shards_made=ran.shards_made,
+        seconds=round(ran.seconds, 3),
+        bytes=manifest.total("bytes"),
+        rounding=max((entry.rounding for entry in manifest.shards.values()), default=0.0),
+        **manifest.survey,
+    )

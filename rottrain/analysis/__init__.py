@@ -1,0 +1,1 @@
+"""What latents hold and whether answers rest on them: probes, traces, calibration, pages. Trains nothing."""

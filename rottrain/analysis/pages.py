@@ -1,0 +1,125 @@
+"""Pages: the trace of one question, and the demo's report. Each is one self-contained HTML file that needs no network.
+
+Text of corpora and models is untrusted: every value is escaped, and a Content-Security-Policy lets nothing run or load
+but the page's own scripts and styles, by their hashes.
+"""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+from importlib import resources
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from rotdata import corpora
+from rotdata.shards import EmbeddingShards, write_atomically
+from rottrain.analysis.nearest import LatentIndex
+from rottrain.analysis.read_back import Reading, held_against
+from rottrain.analysis.read_back_methods import READERS
+from rottrain.analysis.trace import ReadBack, Trace, data_uri, trace
+from rottrain.analysis.true_latents import TrueLatents
+from rottrain.generation.generate import RoT
+from rottrain.model.checkpoints import CheckpointConfig
+
+_LEVELS = 5
+"""Shades of confidence."""
+
+
+def write_trace(page: Path, traced: Trace, config: CheckpointConfig) -> None:
+    """Write the page of one question's trace."""
+    content = _render(
+        "trace.html.j2",
+        styles=["page.css", "trace.css"],
+        scripts=["theme.js", "trace.js"],
+        trace=traced,
+        readings=[_as_shown(reading, traced.reference) for reading in traced.readings],
+        data=dataclasses.asdict(traced),
+        stage=config.stage,
+        model=config.model,
+    )
+    write_atomically(page, content.encode())
+
+
+def write_report(out: Path, record: dict[str, Any], *, embedded: Path, checkpoint: Path, budget: int) -> Path:
+    """Write out/report.html from the demo's JSON results, and out/trace.html of a test question; the report's path."""
+    rot = RoT.from_pretrained(checkpoint)
+    shards = EmbeddingShards(embedded)
+    index = LatentIndex(shards)
+    asked = corpora.Source(location="toy", corpus="toy", split="test", limit=1)
+    [row] = [row for row in corpora.read(asked) if isinstance(row, corpora.Row)]
+    traced = trace(rot, row, index, TrueLatents(rot), budget=budget)
+    write_trace(out / "trace.html", traced, rot.config)
+    sample = shards.read_group(0)
+    strip = index.draw.render(sample.cots[0])
+    page = _render(
+        "report.html.j2",
+        styles=["page.css"],
+        scripts=["theme.js"],
+        record=record,
+        sample={
+            "question": sample.questions[0],
+            "png": data_uri(strip.pixels),
+            "latents": [sample.cots[0][start:stop] for start, stop in pairwise(strip.spans.tolist())],
+        },
+        trace=traced,
+        readings=[_as_shown(reading, traced.reference) for reading in traced.readings],
+        factor=index.draw.style.height_px,
+    )
+    path = out / "report.html"
+    write_atomically(path, page.encode())
+    return path
+
+
+def environment() -> Environment:
+    """Templates of this package; every value is escaped, an unknown name is an error."""
+    return Environment(
+        loader=PackageLoader("rottrain", "templates"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+
+
+def _render(template: str, *, styles: list[str], scripts: list[str], **values: Any) -> str:
+    """A page with its styles and its script inside, which alone it allows."""
+    sheets = [_own(name) for name in styles]
+    script = "".join(map(_own, scripts))
+    policy = (
+        f"default-src 'none'; img-src data:; style-src {' '.join(map(_sha256, sheets))}; script-src {_sha256(script)}; "
+        "base-uri 'none'; form-action 'none'"
+    )
+    return (
+        environment()
+        .get_template(template)
+        .render(styles=[Markup(sheet) for sheet in sheets], script=Markup(script), policy=Markup(policy), **values)  # noqa: S704 -- our own files
+    )
+
+
+def _own(name: str) -> str:
+    """A template, or what one takes in."""
+    return (resources.files("rottrain") / "templates" / name).read_text(encoding="utf-8")
+
+
+def _sha256(content: str) -> str:
+    """A hash as a Content-Security-Policy has it."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
+
+
+def _as_shown(reading: ReadBack, reference: str | None) -> dict[str, Any]:
+    """A reading in stretches: what differs from the reference, and how certain it is."""
+    stretches = held_against(Reading(reading.pieces), reading.text if reference is None else reference)
+    return {
+        "who": READERS[reading.reader],
+        "error_rate": reading.error_rate,
+        "stretches": [
+            dataclasses.asdict(stretch) | {"level": min(_LEVELS - 1, int(stretch.confidence * _LEVELS))}
+            for stretch in stretches
+        ],
+    }

@@ -1,0 +1,290 @@
+"""Accuracy, reasoning tokens and time of a model on a corpus: thinking in latents, in words, or not at all.
+
+A row whose generation fails counts as wrong, and so does one without an answer: no row leaves the denominator.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from statistics import fmean
+from typing import Any
+
+from tqdm import tqdm
+
+from rotdata.corpora import Row
+from rotdata.corpora.tokens import TokenCounter
+from rotdata.errors import UsageError
+from rottrain.evaluation.distributed import ALONE, Ranks
+from rottrain.evaluation.modes import Answerer, Candidate, Mode, thinker, untaught
+from rottrain.generation.decoding import GREEDY, Sampling
+from rottrain.generation.generate import Budget, Generation, RoT, Timings
+from rottrain.metrics import scoring
+from rottrain.metrics.intervals import Estimate, mean_share, share
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exam:
+    """Rows to answer, and how."""
+
+    corpus: str
+    rows: Sequence[Row]
+    samplings: Sequence[Sampling] = (GREEDY,)
+    """One a run: several runs differ in their seeds."""
+    batch_size: int = 32
+    counter: TokenCounter | None = None
+    """Counts the reasoning's text in tokens of another tokenizer than the model's."""
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for what can't be answered."""
+        if not self.rows:
+            raise UsageError("there are no rows to evaluate on")
+        if self.batch_size < 1:
+            raise UsageError(f"the batch size is at least 1, got {self.batch_size}")
+
+
+def samplings(seeds: int, *, temperature: float | None = None, top_p: float | None = None) -> list[Sampling]:
+    """How each run is sampled: by default one greedily, several as the paper does. Raises UsageError."""
+    if seeds < 1:
+        raise UsageError(f"--seeds counts runs and is at least 1, got {seeds}")
+    several = seeds > 1
+    chosen = (1.0 if several else 0.0) if temperature is None else temperature
+    if several and chosen == 0:
+        raise UsageError(f"{seeds} runs at temperature 0 are the same {seeds} times: leave --seeds out, or sample")
+    share_of = (0.9 if several else 1.0) if top_p is None else top_p
+    return [Sampling(temperature=chosen, top_p=share_of, seed=seed) for seed in range(seeds)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """One row of one run."""
+
+    row: Row
+    generation: Generation | None
+    """None if it failed."""
+    answer: str
+    """What the reply declares."""
+    correct: bool
+    flexible_answer: str = ""
+    """Its last number, whatever stands around it; see `scoring.extract_flexible`."""
+    flexible_correct: bool = False
+    error: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """One line of the table."""
+
+    mode: Mode
+    corpus: str
+    n: int
+    accuracy: float
+    """Share of rows whose declared answer is right, 0 to 1; the mean over runs."""
+    reasoning_tokens: float
+    """Mean over the rows that did not fail: latents, or text tokens before the answer mark."""
+    seconds_per_question: float
+    budget: int | None
+    """Latents allowed; None for modes without latents."""
+    failures: int
+    """Rows whose generation failed, in all runs; they count as wrong."""
+    interval: dict[str, Any] | None = None
+    """95% interval of the accuracy: low, high, method."""
+    flexible_accuracy: float | None = None
+    """The same for the last number of each reply."""
+    flexible_interval: dict[str, Any] | None = None
+    answered_by: str = ""
+    seeds: int = 1
+    """Runs."""
+    accuracies: list[float] = field(default_factory=list)
+    """Of each run."""
+    temperature: float = 0.0
+    top_p: float = 1.0
+    stop: float | None = None
+    cut: int = 0
+    """Replies, of all runs, that ended only at the most tokens allowed."""
+    answer_tokens: float = 0.0
+    """Mean tokens decoded, one pass each; in words the reasoning's among them."""
+    timings: dict[str, float] = field(default_factory=dict)
+    """Mean seconds of a question by part."""
+    text_tokens: float | None = None
+    """Mean tokens of the reasoning's text in `tokenizer`; None where it is no text."""
+    tokenizer: str | None = None
+    paper: dict[str, Any] | None = None
+    """The paper's figure for the same, where asked for: model, accuracy, reasoning_tokens."""
+
+
+def evaluate(
+    rot: RoT,
+    rows: Sequence[Row],
+    mode: Mode,
+    *,
+    corpus: str,
+    budget: Budget = None,
+    stop: float | None = None,
+    batch_size: int = 32,
+    keep_latents: bool = False,
+) -> tuple[Result, list[Judged]]:
+    """Answer every row greedily in one mode; in words and at once with the base model.
+
+    Latents are dropped unless `keep_latents`: a thousand rows of them are a gigabyte at a width of 2560.
+    """
+    exam = Exam(corpus=corpus, rows=rows, batch_size=batch_size)
+    candidate = thinker(rot, budget=budget, stop=stop) if mode == "rot" else untaught(mode, rot.base)
+    judged = take(candidate, exam, GREEDY, keep_latents=keep_latents)
+    return summarise(candidate, exam, [judged]), judged
+
+
+def examine(candidate: Candidate, exam: Exam, ranks: Ranks = ALONE) -> tuple[Result, list[list[Judged]]]:
+    """Take an exam as often as it has samplings, its rows shared out among the processes: the result, and every run."""
+    runs = [
+        ranks.gather(take(candidate, dataclasses.replace(exam, rows=own), sampling, shown=ranks.is_main))
+        if (own := ranks.share(exam.rows))
+        else ranks.gather([])
+        for sampling in exam.samplings
+    ]
+    return summarise(candidate, exam, runs), runs
+
+
+def take(
+    candidate: Candidate, exam: Exam, sampling: Sampling, *, keep_latents: bool = False, shown: bool = True
+) -> list[Judged]:
+    """Answer and judge every row once, in order."""
+    kind = scoring.kind_of(exam.corpus)
+    judged: list[Judged] = []
+    label = f"{exam.corpus} {candidate.mode}" + (f" {candidate.budget}" if candidate.mode == "rot" else "")
+    with tqdm(total=len(exam.rows), unit="question", desc=label, disable=None if shown else True) as bar:
+        for start in range(0, len(exam.rows), exam.batch_size):
+            batch = exam.rows[start : start + exam.batch_size]
+            entries = _judge_batch(batch, candidate.answer, sampling, kind)
+            judged += entries if keep_latents else map(_without_latents, entries)
+            bar.update(len(batch))
+    return judged
+
+
+def summarise(candidate: Candidate, exam: Exam, runs: Sequence[Sequence[Judged]]) -> Result:
+    """What the runs of a candidate come to."""
+    made = [entry.generation for run in runs for entry in run if entry.generation is not None]
+    strict = [[entry.correct for entry in run] for run in runs]
+    flexible = [[entry.flexible_correct for entry in run] for run in runs]
+    counter = exam.counter if candidate.mode != "rot" else None
+    sampling = exam.samplings[0]
+
+    def mean(values: Sequence[float], digits: int) -> float:
+        return round(fmean(values), digits) if values else 0.0
+
+    return Result(
+        mode=candidate.mode,
+        corpus=exam.corpus,
+        n=len(exam.rows),
+        accuracy=_estimate(strict).value,
+        interval=_interval(strict),
+        flexible_accuracy=_estimate(flexible).value,
+        flexible_interval=_interval(flexible),
+        reasoning_tokens=mean([each.reasoning_tokens for each in made], 2),
+        seconds_per_question=mean([each.seconds for each in made], 5),
+        budget=candidate.budget,
+        failures=sum(map(len, runs)) - len(made),
+        answered_by=candidate.name,
+        seeds=len(runs),
+        accuracies=[fmean(run) for run in strict],
+        temperature=sampling.temperature,
+        top_p=sampling.top_p,
+        stop=candidate.stop,
+        cut=sum(not each.complete for each in made),
+        answer_tokens=mean([each.answer_tokens for each in made], 2),
+        timings={name: mean([vars(each.timings)[name] for each in made], 5) for name in vars(Timings())},
+        text_tokens=mean(counter.count([scoring.reasoning(each.reply) for each in made]), 2) if counter else None,
+        tokenizer=counter.name if counter else None,
+    )
+
+
+def _estimate(runs: Sequence[Sequence[bool]]) -> Estimate:
+    return share(runs[0]) if len(runs) == 1 else mean_share([fmean(run) for run in runs])
+
+
+def _interval(runs: Sequence[Sequence[bool]]) -> dict[str, Any]:
+    seen = _estimate(runs)
+    method = "Wilson over questions" if len(runs) == 1 else "Student's t over seeds"
+    return {"low": round(seen.low, 5), "high": round(seen.high, 5), "method": method}
+
+
+def _judge_batch(rows: Sequence[Row], answer: Answerer, sampling: Sampling, kind: scoring.Kind) -> list[Judged]:
+    """Answer a batch; if that fails, each half on its own, so that one bad row fails alone."""
+    try:
+        generations = answer([row.question for row in rows], sampling)
+    except (RuntimeError, ValueError, IndexError) as error:  # out of memory, too long for the model, ...
+        if len(rows) > 1:
+            halves = (rows[: len(rows) // 2], rows[len(rows) // 2 :])
+            return [judged for half in halves for judged in _judge_batch(half, answer, sampling, kind)]
+        return [
+            Judged(row=rows[0], generation=None, answer="", correct=False, error=f"{type(error).__name__}: {error}")
+        ]
+    return [_judge(row, generation, kind) for row, generation in zip(rows, generations, strict=True)]
+
+
+def _judge(row: Row, generation: Generation, kind: scoring.Kind) -> Judged:
+    answer = scoring.extract(generation.reply)
+    flexible = scoring.extract_flexible(generation.reply, kind)
+    return Judged(
+        row=row,
+        generation=generation,
+        answer=answer,
+        correct=scoring.equal(answer, row.answer, kind),
+        flexible_answer=flexible,
+        flexible_correct=scoring.equal(flexible, row.answer, kind),
+    )
+
+
+def _without_latents(judged: Judged) -> Judged:
+    if judged.generation is None:
+        return judged
+    return dataclasses.replace(judged, generation=dataclasses.replace(judged.generation, latents_KD=None))
+
+
+def as_table(results: Sequence[Result]) -> str:
+    """Results as a Markdown table for people."""
+    lines = [
+        "| mode | answered by | corpus | n | accuracy | flexible | reasoning tokens | s/question | budget |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for result in results:
+        flexible = "-" if result.flexible_accuracy is None else f"{result.flexible_accuracy:.1%}"
+        lines.append(
+            f"| {result.mode} | {result.answered_by or '-'} | {result.corpus} | {result.n} | {percent(result)} "
+            f"| {flexible} | {tokens([result])} | {result.seconds_per_question:.4f} "
+            f"| {'-' if result.budget is None else result.budget} |"
+        )
+    return "\n".join(lines)
+
+
+def notes(results: Sequence[Result]) -> str:
+    """What a reader of the tables has to know."""
+    said = [
+        "Accuracy: the answer that a reply declares is right; flexible: its last number is. Failures count as wrong."
+    ]
+    if methods := sorted({result.interval["method"] for result in results if result.interval}):
+        said.append(f"In brackets 95% intervals: {', '.join(methods)}.")
+    if names := {result.tokenizer for result in results if result.tokenizer}:
+        said.append(
+            f"Reasoning tokens are latents, or the model's own text tokens; in brackets those of {names.pop()}."
+        )
+    if failures := sum(result.failures for result in results):
+        said.append(f"Generation failed for {failures} questions.")
+    if cut := sum(result.cut for result in results):
+        said.append(f"{cut} replies were cut at the most tokens allowed.")
+    return " ".join(said)
+
+
+def percent(result: Result) -> str:
+    """An accuracy with its 95% interval: "37.8% [35.2, 40.4]"."""
+    if result.interval is None:
+        return f"{result.accuracy:.1%}"
+    return Estimate(result.accuracy, result.interval["low"], result.interval["high"]).as_percent()
+
+
+def tokens(results: Sequence[Result]) -> str:
+    """Mean reasoning tokens, latents or text tokens of the model; in brackets those of another tokenizer."""
+    own = f"{fmean(result.reasoning_tokens for result in results):.1f}"
+    counted = [result.text_tokens for result in results if result.text_tokens is not None]
+    return f"{own} ({fmean(counted):.1f})" if counted else own

@@ -1,0 +1,87 @@
+"""The log of an evaluation: a Parquet file with a line for every question, candidate and run."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from rotdata.errors import UsageError
+from rotdata.shards import write_atomically
+from rottrain.evaluation.evaluate import Judged, Result
+from rottrain.generation.generate import Timings
+
+COLUMNS = {
+    "mode": "string",
+    "answered_by": "string",
+    "corpus": "string",
+    "budget": "int64",
+    "stop": "double",
+    "seed": "int64",
+    "id": "string",
+    "question": "string",
+    "reference": "string",
+    "answer": "string",
+    "correct": "bool",
+    "flexible_answer": "string",
+    "flexible_correct": "bool",
+    "error": "string",
+    "reply": "string",
+    "reasoning_tokens": "int64",
+    "answer_tokens": "int64",
+    "complete": "bool",
+    "seconds": "double",
+    "prefill_s": "double",
+    "latents_s": "double",
+    "answer_s": "double",
+}
+"""Columns and their types, as Arrow calls them."""
+
+
+def check_path(path: Path) -> None:
+    """Raise UsageError, before hours are spent, for a log that can't be written."""
+    if path.suffix != ".parquet":
+        raise UsageError(f"--log names a .parquet file, got {path}")
+    if not path.absolute().parent.is_dir():
+        raise UsageError(f"the folder of --log {path} does not exist: make it first")
+
+
+def lines(result: Result, runs: Sequence[Sequence[Judged]]) -> Iterator[dict[str, Any]]:
+    """What is kept of each row of a result's runs; run N was sampled with seed N."""
+    for seed, run in enumerate(runs):
+        for judged in run:
+            yield {
+                "mode": result.mode,
+                "answered_by": result.answered_by,
+                "corpus": result.corpus,
+                "budget": result.budget,
+                "stop": result.stop,
+                "seed": seed,
+                "id": judged.row.id,
+                "question": judged.row.question,
+                "reference": judged.row.answer,
+                "answer": judged.answer,
+                "correct": judged.correct,
+                "flexible_answer": judged.flexible_answer,
+                "flexible_correct": judged.flexible_correct,
+                "error": judged.error,
+            } | _of_generation(judged)
+
+
+def _of_generation(judged: Judged) -> dict[str, Any]:
+    """Reply, tokens and seconds; None for each if generation failed."""
+    names = ("reply", "reasoning_tokens", "answer_tokens", "complete", "seconds")
+    made = judged.generation
+    kept = {name: None if made is None else getattr(made, name) for name in names}
+    return kept | {name: None if made is None else getattr(made.timings, name) for name in vars(Timings())}
+
+
+def write(path: Path, entries: Sequence[dict[str, Any]]) -> None:
+    """Write the log, whole or not at all."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema([(name, pa.type_for_alias(kind)) for name, kind in COLUMNS.items()])
+    sink = pa.BufferOutputStream()
+    pq.write_table(pa.Table.from_pylist(list(entries), schema=schema), sink, compression="zstd")
+    write_atomically(path, sink.getvalue().to_pybytes())

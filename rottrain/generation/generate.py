@@ -1,0 +1,407 @@
+"""Question -> latents -> answer, in batches: latents and answer both with a key-value cache.
+
+Shapes: B questions, K latents, D embedding width, T positions: of what is fed, or of the cache and what is fed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+
+from rotdata.encoders.models import find_model
+from rotdata.errors import CheckpointError, UsageError
+from rottrain.config import Precision
+from rottrain.data.batches import pad_ids
+from rottrain.generation.decoding import GREEDY, Chooser, Said, Sampling, chooser, decode, positions_of
+from rottrain.generation.rollout import Prompt, read_prompt, unroll
+from rottrain.metrics import scoring
+from rottrain.model import checkpoints
+from rottrain.model.backbone import Backbone
+from rottrain.model.glyph_probe import GlyphProbe
+from rottrain.model.head import ProjectionHead
+from rottrain.model.precision import load_backbone
+
+DEFAULT_BUDGET = 32
+AUTO_QUANTILE = "0.95"
+"""Share of the training rows whose strips the budget `auto` holds whole."""
+MAX_ANSWER_TOKENS = 64
+MAX_COT_TOKENS = 1024
+
+Budget = int | Literal["auto"] | None
+"""Latents to spend on a question: so many, what most training rows have, or what the checkpoint was trained on."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timings:
+    """Where a question's share of its batch's time went, in seconds."""
+
+    prefill_s: float = 0.0
+    """Reading the prompt. In words that is one pass with the first token, and counts as answering."""
+    latents_s: float = 0.0
+    answer_s: float = 0.0
+    """End token, answer mark and answer; in words everything."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """What the model made of one question."""
+
+    question: str
+    reply: str
+    """The text after the latents: answer mark and answer. In words, the whole chain of thought before them."""
+    reasoning_tokens: int
+    """Latents spent; in words, the tokens before the answer mark, or all of them if there is none."""
+    seconds: float
+    """Its share of the batch's time."""
+    timings: Timings = Timings()
+    answer_tokens: int = 0
+    """Tokens that were decoded, one pass each; in words the reasoning's among them, but not the end of sequence."""
+    complete: bool = True
+    """Whether the reply ended by itself, not at the most tokens allowed."""
+    latents_KD: Tensor | None = None
+    """[K, D] on the CPU in fp32; None where the reasoning was in words or absent."""
+
+
+class RoT:
+    """A trained checkpoint on its base model: `RoT.from_pretrained(folder).generate([question], budget=32)`."""
+
+    def __init__(
+        self,
+        backbone: Backbone,
+        head: ProjectionHead,
+        config: checkpoints.CheckpointConfig,
+        glyphs: GlyphProbe | None = None,
+    ) -> None:
+        self.backbone = backbone
+        self.head = head
+        self.config = config
+        self.glyphs = glyphs
+
+    @classmethod
+    def from_pretrained(cls, folder: Path | str, *, model: str | None = None, precision: Precision = "auto") -> RoT:
+        """Load a finished checkpoint and its base model, or `model` where that lies elsewhere now.
+
+        Raises CheckpointError if the two don't belong together.
+        """
+        folder = Path(folder)
+        config = checkpoints.load_config(folder)
+        model = model or config.model
+        head = checkpoints.load_head(folder, config)
+        backbone = load_backbone(find_model(model), precision)
+        if backbone.width != head.width_in:
+            raise CheckpointError(
+                f"{folder} was trained on a model of width {head.width_in}, {model} has {backbone.width}: "
+                f"name the right one, {config.model}, with --model"
+            )
+        head.to(backbone.device).eval().requires_grad_(requires_grad=False)
+        checkpoints.check_backbone(folder, config, backbone)
+        checkpoints.load_learnt(folder, config, backbone)
+        glyphs = checkpoints.load_probe(folder, config)
+        return cls(backbone, head, config, None if glyphs is None else glyphs.to(backbone.device))
+
+    def generate(
+        self,
+        questions: Sequence[str],
+        *,
+        budget: Budget = None,
+        stop: float | None = None,
+        temperature: float = 0.0,
+        top_p: float = 1.0,
+        seed: int = 0,
+        batch_size: int = 16,
+        max_answer_tokens: int = MAX_ANSWER_TOKENS,
+    ) -> list[Generation]:
+        """Think about each question in latents, then answer; in the order of the questions.
+
+        By default `budget` latents are what it was trained on, or 32; "auto" are as many as 95% of its training rows
+        have at most; with 0 it answers at once. With `stop`, each question's thinking ends at the first latent that is
+        the last with more than this probability, at the budget at the latest. A temperature above 0 samples the
+        answer's tokens; a sample depends on seed and question, not on the batch. Raises UsageError, and CheckpointError
+        for a checkpoint that has not learnt to stop or knows no lengths.
+        """
+        sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
+        streamed = self.stream(
+            questions,
+            budget=budget,
+            stop=stop,
+            sampling=sampling,
+            batch_size=batch_size,
+            max_answer_tokens=max_answer_tokens,
+        )
+        return list(streamed)
+
+    def stream(
+        self,
+        questions: Sequence[str],
+        *,
+        budget: Budget = None,
+        stop: float | None = None,
+        sampling: Sampling = GREEDY,
+        batch_size: int = 16,
+        max_answer_tokens: int = MAX_ANSWER_TOKENS,
+    ) -> Iterator[Generation]:
+        """What `generate` gives, batch by batch as it is done; errors of the arguments come at once."""
+        latents = self.budget(budget)
+        self.check_stop(stop)
+        batches = _batches(questions, batch_size)
+
+        def made() -> Iterator[Generation]:
+            for batch in batches:
+                choose = chooser(batch, sampling)
+                if latents:
+                    yield from self._generate_batch(batch, latents, stop, choose, max_answer_tokens)
+                else:
+                    none_KD = [torch.zeros(0, self.backbone.width)] * len(batch)
+                    yield from self._answer_batch(batch, none_KD, "none", choose, max_answer_tokens)
+
+        return made()
+
+    def budget(self, asked: Budget) -> int:
+        """The latents that a budget stands for. Raises UsageError, CheckpointError."""
+        if asked == "auto":
+            if self.config.lengths is None:
+                raise CheckpointError(
+                    "this checkpoint does not say how long its training rows were: give the budget as a number, or "
+                    "train it again with this release"
+                )
+            return self.config.lengths[AUTO_QUANTILE]
+        if asked is None:
+            return self.config.budget or DEFAULT_BUDGET
+        if asked < 0:
+            raise UsageError(f"the budget is at least 0 latents, got {asked}")
+        return asked
+
+    def answer(
+        self,
+        questions: Sequence[str],
+        latents: Sequence[Tensor],
+        *,
+        hidden: Literal["none", "latents"] = "none",
+        batch_size: int = 16,
+        max_answer_tokens: int = MAX_ANSWER_TOKENS,
+    ) -> list[Generation]:
+        """Answer each question from the latents [K, D] that are given for it, as `generate` does from its own.
+
+        K may differ, and may be 0. Hidden latents keep their places, but the answer can't attend to them. Raises
+        UsageError for latents that don't fit.
+        """
+        if len(latents) != len(questions):
+            raise UsageError(f"each question is answered from its own latents: {len(questions)} against {len(latents)}")
+        width = self.backbone.width
+        if strange := [tuple(given.shape) for given in latents if given.ndim != 2 or given.shape[1] != width]:
+            raise UsageError(f"latents of this model have the shape [K, {width}], got {strange[0]}")
+        rest = iter(latents)
+        done: list[Generation] = []
+        for batch in _batches(questions, batch_size):
+            choose = chooser(batch, GREEDY)
+            done += self._answer_batch(batch, list(islice(rest, len(batch))), hidden, choose, max_answer_tokens)
+        return done
+
+    def check_stop(self, stop: float | None) -> None:
+        """Raise UsageError or CheckpointError if thinking can't be ended by this."""
+        if stop is None:
+            return
+        if not 0 < stop < 1:
+            raise UsageError(f"a stop is a probability between 0 and 1, got {stop}")
+        if not self.config.run["recipe"].get("halt_weight"):
+            raise CheckpointError(
+                "this checkpoint has not learnt to stop: give a fixed budget, or train with --halt-weight"
+            )
+
+    @cached_property
+    def base(self) -> Backbone:
+        """The model before it was trained; loaded anew if its own weights have changed."""
+        if not self.backbone.trains_language:
+            return self.backbone
+        trained = self.backbone
+        return Backbone.load(
+            trained.folder, dtype=trained.dtype, device=trained.device.type, arithmetic=trained.arithmetic
+        )
+
+    @cached_property
+    def _closing(self) -> list[int]:
+        """What comes between latents and answer: end token and answer mark, which is the same before any answer."""
+        return [self.backbone.end_id, *self.backbone.mark_ids]
+
+    @torch.inference_mode()
+    def _generate_batch(
+        self, questions: list[str], budget: int, stop: float | None, choose: Chooser, max_answer_tokens: int
+    ) -> list[Generation]:
+        watch = _Stopwatch(self.backbone)
+        prompt = self._read(questions)
+        prefill_s = watch.lap()
+        ends = None if stop is None else lambda hidden_BD: self.head.is_last(hidden_BD).sigmoid() > stop
+        thought = unroll(self.backbone, self.head, prompt, budget, stop=ends)
+        latents_s = watch.lap()
+        mask = thought.mask_after(prompt, len(self._closing))
+        inputs_BTD = self._closed(thought.latents_BKD[:, -1:])
+        said = decode(
+            self.backbone,
+            inputs_BTD,
+            mask,
+            positions_of(mask, inputs_BTD.shape[1]),
+            thought.cache,
+            choose=choose,
+            max_tokens=max_answer_tokens,
+        )
+        latents, counts = thought.latents_BKD.float().cpu(), thought.counts_B.tolist()
+        kept = [row_KD[:count] for row_KD, count in zip(latents, counts, strict=True)]
+        timings = Timings(prefill_s=prefill_s, latents_s=latents_s, answer_s=watch.lap())
+        return self._generations(questions, said, kept, timings)
+
+    @torch.inference_mode()
+    def _answer_batch(
+        self,
+        questions: list[str],
+        latents: list[Tensor],
+        hidden: Literal["none", "latents"],
+        choose: Chooser,
+        max_answer_tokens: int,
+    ) -> list[Generation]:
+        backbone, closing = self.backbone, len(self._closing)
+        watch = _Stopwatch(backbone)
+        prompt = self._read(questions)
+        prefill_s = watch.lap()
+        counts_B1 = torch.tensor([[len(given_KD)] for given_KD in latents], device=backbone.device)
+        given_BKD = pad_sequence([given_KD.to(backbone.device) for given_KD in latents], batch_first=True)
+        latents_BK = torch.arange(given_BKD.shape[1], device=backbone.device) < counts_B1
+        mask = torch.cat([prompt.mask_BT, latents_BK, latents_BK.new_ones(len(latents_BK), closing)], dim=1)
+        inputs_BTD = self._closed(given_BKD)
+        positions = positions_of(mask, inputs_BTD.shape[1])
+        if hidden == "latents":  # what nothing attends to need not be read
+            inputs_BTD, positions = inputs_BTD[:, -closing:], positions[:, -closing:]
+            mask, _ = prompt.continued(closing)
+        said = decode(backbone, inputs_BTD, mask, positions, prompt.fork(), choose=choose, max_tokens=max_answer_tokens)
+        kept = [given_KD.float().cpu() for given_KD in latents]
+        return self._generations(questions, said, kept, Timings(prefill_s=prefill_s, answer_s=watch.lap()))
+
+    def _read(self, questions: list[str]) -> Prompt:
+        return read_prompt(self.backbone, *_prompts(self.backbone, questions, prefill=[]))
+
+    def _closed(self, latents_BKD: Tensor) -> Tensor:
+        """Latents, and what comes between them and the answer."""
+        closing_BT = torch.tensor(self._closing, device=self.backbone.device).expand(len(latents_BKD), -1)
+        return torch.cat([latents_BKD.to(self.backbone.dtype), self.backbone.embed(closing_BT)], dim=1)
+
+    def _generations(
+        self, questions: list[str], said: list[Said], latents: list[Tensor], spent: Timings
+    ) -> list[Generation]:
+        """What a batch that took `spent` made."""
+        made = _generations(self.backbone, questions, said, spent, prefill=self._closing[1:])
+        return [
+            replace(generation, reasoning_tokens=len(thought_KD), latents_KD=thought_KD)
+            for generation, thought_KD in zip(made, latents, strict=True)
+        ]
+
+
+def in_words(
+    backbone: Backbone,
+    questions: Sequence[str],
+    *,
+    sampling: Sampling = GREEDY,
+    batch_size: int = 16,
+    max_tokens: int = MAX_COT_TOKENS,
+) -> list[Generation]:
+    """Reason in text, with the model as it stands: its reply is chain of thought, answer mark, answer."""
+    return _text_replies(backbone, questions, [], sampling, batch_size=batch_size, max_tokens=max_tokens)
+
+
+def at_once(
+    backbone: Backbone,
+    questions: Sequence[str],
+    *,
+    sampling: Sampling = GREEDY,
+    batch_size: int = 16,
+    max_tokens: int = MAX_ANSWER_TOKENS,
+) -> list[Generation]:
+    """Answer without any reasoning, with the model as it stands: its reply is made to start with the answer mark."""
+    mark = backbone.mark_ids
+    return _text_replies(backbone, questions, mark, sampling, batch_size=batch_size, max_tokens=max_tokens)
+
+
+@torch.inference_mode()
+def _text_replies(
+    backbone: Backbone,
+    questions: Sequence[str],
+    prefill: list[int],
+    sampling: Sampling,
+    *,
+    batch_size: int,
+    max_tokens: int,
+) -> list[Generation]:
+    done: list[Generation] = []
+    for batch in _batches(questions, batch_size):
+        watch = _Stopwatch(backbone)
+        ids, mask = _prompts(backbone, batch, prefill=prefill)
+        said = decode(
+            backbone,
+            backbone.embed(ids),
+            mask,
+            positions_of(mask, ids.shape[1]),
+            backbone.new_cache(),
+            choose=chooser(batch, sampling),
+            max_tokens=max_tokens,
+        )
+        done += _generations(backbone, batch, said, Timings(answer_s=watch.lap()), prefill=prefill)
+    return done
+
+
+def _generations(
+    backbone: Backbone, questions: list[str], said: list[Said], spent: Timings, *, prefill: list[int]
+) -> list[Generation]:
+    """What a batch that took `spent` made, its replies beginning with `prefill`."""
+    share = Timings(**{name: seconds / len(questions) for name, seconds in vars(spent).items()})
+    made = []
+    for question, row in zip(questions, said, strict=True):
+        text = backbone.decode(prefill + row.ids)
+        thought = scoring.reasoning(text)
+        made.append(
+            Generation(
+                question=question,
+                reply=text,
+                reasoning_tokens=len(backbone.text_ids(thought)) if thought else 0,
+                seconds=sum(vars(share).values()),
+                timings=share,
+                answer_tokens=len(row.ids),
+                complete=row.complete,
+            )
+        )
+    return made
+
+
+def _prompts(backbone: Backbone, questions: Sequence[str], *, prefill: list[int]) -> tuple[Tensor, Tensor]:
+    """Prompts, with the start of the reply where one is given, padded on the left."""
+    rows = [backbone.prompt_ids(question) + prefill for question in questions]
+    ids, mask = pad_ids(rows, backbone.pad_id, side="left")
+    return ids.to(backbone.device), mask.to(backbone.device)
+
+
+def _batches(questions: Sequence[str], size: int) -> list[list[str]]:
+    if size < 1:
+        raise UsageError(f"the batch size is at least 1, got {size}")
+    rest = iter(questions)
+    return list(iter(lambda: list(islice(rest, size)), []))
+
+
+class _Stopwatch:
+    """Seconds from lap to lap, until the device is done with what it was given."""
+
+    def __init__(self, backbone: Backbone) -> None:
+        self._on_cpu = backbone.device.type == "cpu"
+        self._started = time.perf_counter()
+
+    def lap(self) -> float:
+        """Seconds since the last lap."""
+        if not self._on_cpu:
+            torch.accelerator.synchronize()
+        before, self._started = self._started, time.perf_counter()
+        return self._started - before

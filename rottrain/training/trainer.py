@@ -1,0 +1,443 @@
+"""The loop: a learner and its rows on transformers.Trainer, in runs that can be stopped, resumed and watched.
+
+While a run lasts, its folder holds checkpoint-STEP folders, the Trainer's own state; one counts only once its COMPLETE
+file is there. What is learnt, and what becomes of it, stands in trainer.py.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import statistics
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from torch.utils.data import Dataset, Sampler
+from tqdm import tqdm
+from transformers import (
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainerControl,
+    TrainerState,
+    TrainingArguments,
+)
+
+from rotdata.console import say
+from rotdata.errors import CheckpointError, Interrupted, TrainingError
+from rotdata.shards import write_atomically
+from rottrain.data.rows import RowOrder
+from rottrain.training.history import Losses, write_history
+from rottrain.training.objective import Learner
+from rottrain.training.sft import TextLearner
+from rottrain.training.validation import rank, warnings_of
+
+BEST, NOT_FINITE = "best.safetensors", "not-finite.json"
+_COMPLETE = "COMPLETE"
+_STATE = "trained.safetensors"
+_VALIDATION = "validation_"
+_SHOWN = ("loss", "alignment", "answer", "glyphs", "halt")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lesson:
+    """What is trained, and on what."""
+
+    learner: Learner | TextLearner
+    rows: Dataset[Any]
+    order: RowOrder
+    collate: Callable[[Sequence[Any]], Any]
+    """Rows -> a batch, with their ids."""
+    held_out: list[Any]
+    """Rows, none of those."""
+    validate: Callable[[], dict[str, float]]
+    """Figures of the learner on the rows held out."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """What a run came to."""
+
+    result: dict[str, Any]
+    """Steps done, the mean loss of the last logged steps, the figures of the weights that were kept."""
+    step_seconds: float | None
+    """Median of the steps after the first one; None if there was none."""
+
+
+def train(lesson: Lesson, out: Path, *, resume: str, report_to: str, workers: int) -> Trained:
+    """Run the Trainer to its end. Raises Interrupted, TrainingError."""
+    learner = lesson.learner
+    keeper, clock = _RunKeeper(out), _Clock()
+    trainer = StageTrainer(
+        learner,
+        lesson.order,
+        _arguments(out, learner, report_to, workers),
+        train_dataset=lesson.rows,
+        data_collator=lesson.collate,
+        callbacks=[clock, keeper, _Epochs(lesson.order), _Progress()],
+    )
+    validating = _Validating(trainer, lesson.validate, out) if lesson.held_out else None
+    if validating is not None:
+        trainer.add_callback(validating)
+    trainer.remove_callback(PrinterCallback)  # it prints on stdout
+    with keeper.listening():
+        trainer.train(resume_from_checkpoint=_resume_from(out, resume))
+    state = trainer.state
+    if state.global_step < state.max_steps:
+        raise Interrupted(f"stopped at step {state.global_step} of {state.max_steps}; the same command resumes {out}")
+    validation = validating.take_best() if validating is not None else None
+    if is_main():
+        found = [entry for entry in state.log_history if f"{_VALIDATION}accuracy" in entry]
+        write_history(out, trainer.losses, found, every=learner.recipe.log_steps)
+    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
+    result = {"steps": state.global_step, "loss": losses[-1], "validation": validation}
+    return Trained(result=result, step_seconds=clock.step_seconds)
+
+
+class StageTrainer(Trainer):
+    """Trainer that logs the loss's parts, shuffles row groups, and saves nothing that is frozen."""
+
+    loss_is_scaled_for_ga = False  # losses are means over a batch
+
+    def __init__(
+        self, learner: Learner | TextLearner, order: RowOrder, arguments: TrainingArguments, **rest: Any
+    ) -> None:
+        self.losses = Losses()
+        """Of this process's rows."""
+        self._parts: dict[str, list[float]] = defaultdict(list)
+        self._row_order = order
+        super().__init__(model=learner, args=arguments, **rest)
+
+    def compute_loss(
+        self,
+        model: nn.Module,
+        inputs: dict[str, Tensor],
+        return_outputs: bool = False,  # noqa: FBT001, FBT002 -- the Trainer's signature
+        num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002
+    ) -> Any:
+        """The learner's loss; its parts are kept for the log. Raises TrainingError if it is not finite."""
+        learner = self.accelerator.unwrap_model(model)
+        if isinstance(learner, Learner):
+            learner.step = self.state.global_step
+            learner.progress = self.state.global_step / max(1, self.state.max_steps)
+        ids = inputs.pop("ids")
+        try:
+            outputs = model(**inputs)
+        except torch.OutOfMemoryError as error:
+            raise TrainingError(
+                f"{len(ids)} rows a step are too many for the memory of {learner.backbone.device}: lower --batch-size "
+                "and raise --accumulate to match, or train with --gradient-checkpointing, --precision mixed or bfloat16"
+            ) from error
+        loss = outputs["loss"]
+        if not torch.isfinite(loss):
+            file = Path(str(self.args.output_dir)) / NOT_FINITE
+            content = {"step": self.state.global_step + 1, "loss": str(loss.item()), "ids": ids}
+            write_atomically(file, (json.dumps(content, indent=2) + "\n").encode())
+            raise TrainingError(
+                f"the loss of step {self.state.global_step + 1} is {loss.item()}: lower --lr, or look at the rows "
+                f"whose ids are in {file}"
+            )
+        values = {name: value.detach().item() for name, value in outputs.items()}
+        self.losses.note(self.state.global_step + 1, values)
+        for name, value in values.items():
+            if name != "loss":
+                self._parts[name].append(value)
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add the mean of each part since the last log, over all processes."""
+        if "loss" in logs and self._parts:
+            means = torch.tensor([sum(values) / len(values) for values in self._parts.values()])
+            means = self.accelerator.reduce(means.to(self.accelerator.device), "mean")
+            logs |= dict(zip(self._parts, means.tolist(), strict=True))
+            self._parts.clear()
+        super().log(logs, start_time)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:  # noqa: ARG002
+        return self._row_order
+
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:  # noqa: ARG002
+        folder = Path(output_dir or str(self.args.output_dir))
+        folder.mkdir(parents=True, exist_ok=True)
+        learner = self.accelerator.unwrap_model(self.model)
+        save_file(_detached(learner), folder / _STATE)
+        if is_main():  # two processes would write one file
+            self.losses.save(folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
+        learner = self.accelerator.unwrap_model(model or self.model)
+        saved = load_file(Path(resume_from_checkpoint) / _STATE)
+        if saved.keys() != learner.trained().keys():
+            raise CheckpointError(
+                f"{resume_from_checkpoint} holds other weights than this run trains: use --resume never"
+            )
+        _put(saved, learner)
+        self.losses.load(Path(resume_from_checkpoint))
+
+
+class _Clock(TrainerCallback):
+    """Times steps, from the first batch to the optimizer's end; comes before callbacks that take time."""
+
+    def __init__(self) -> None:
+        self._started = 0.0
+        self._seconds: list[float] = []
+
+    def on_step_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
+        """Start."""
+        self._started = time.perf_counter()
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
+        """Stop."""
+        self._seconds.append(time.perf_counter() - self._started)
+
+    @property
+    def step_seconds(self) -> float | None:
+        """Median, without the first step, which warms up."""
+        return round(statistics.median(self._seconds[1:]), 4) if len(self._seconds) > 1 else None
+
+
+class _Epochs(TrainerCallback):
+    """Tells the rows' order which epoch begins: accelerate loses its way to it where several processes go on in one."""
+
+    def __init__(self, order: RowOrder) -> None:
+        self._order = order
+
+    def on_epoch_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
+        """Choose the epoch's order."""
+        self._order.set_epoch(int(state.epoch or 0))
+
+
+class _RunKeeper(TrainerCallback):
+    """Marks complete states, stops on SIGTERM and SIGINT with a state saved, and keeps the last two."""
+
+    def __init__(self, out: Path) -> None:
+        self._out = out
+        self.stopped = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Take SIGTERM and SIGINT as a request to finish the step in hand, save and stop."""
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        previous = {number: signal.signal(number, self._request_stop) for number in numbers}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _request_stop(self, _number: int, _frame: FrameType | None) -> None:
+        self.stopped = True
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
+        """Act on a stop request; log the last step."""
+        if state.global_step >= state.max_steps:
+            control.should_log = True
+        elif _any_rank(self.stopped):
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
+        """Mark the state as complete, and only then drop older ones."""
+        if torch.distributed.is_initialized():
+            torch.distributed.barrier()  # every process has written its part
+        if not is_main():
+            return
+        folder = self._out / f"checkpoint-{state.global_step}"
+        for file in folder.iterdir():
+            _sync(file)
+        write_atomically(folder / _COMPLETE, b"")
+        for older in complete_states(self._out)[:-2]:
+            shutil.rmtree(older)
+
+
+class _Validating(TrainerCallback):
+    """Validates on schedule, logs what it found, warns of collapse, and keeps the best weights."""
+
+    def __init__(self, trainer: StageTrainer, validate: Callable[[], dict[str, float]], out: Path) -> None:
+        self._trainer = trainer
+        self._validate = validate
+        self._best = out / BEST
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
+        """Validate where it is due, always after the last step."""
+        every = self._learner.recipe.validation_steps or max(1, state.max_steps // 10)
+        if state.global_step % every and state.global_step < state.max_steps:
+            return
+        figures = self._validate()
+        due = control.should_log
+        self._trainer.log({f"{_VALIDATION}{name}": value for name, value in figures.items()})
+        control.should_log = due  # logging takes it for done
+        if is_main():
+            say(f"step {state.global_step}: " + ", ".join(f"{name} {value:.3g}" for name, value in figures.items()))
+            for warning in warnings_of(figures):
+                say(f"warning: {warning}")
+            if rank(figures) >= max(map(rank, self._found(state))):
+                save_file(_detached(self._learner), self._best)
+
+    def take_best(self) -> dict[str, float]:
+        """Put the best weights back; their figures."""
+        found = self._found(self._trainer.state)
+        best = max(reversed(found), key=rank)
+        if best is not found[-1]:
+            _put(load_file(self._best), self._learner)
+        return best
+
+    @property
+    def _learner(self) -> Learner | TextLearner:
+        learner: Learner | TextLearner = self._trainer.accelerator.unwrap_model(self._trainer.model)
+        return learner
+
+    def _found(self, state: TrainerState) -> list[dict[str, float]]:
+        """All figures so far, those of an earlier part of the run too."""
+        return [
+            {name.removeprefix(_VALIDATION): value for name, value in entry.items() if name.startswith(_VALIDATION)}
+            | {"step": entry["step"]}
+            for entry in state.log_history
+            if f"{_VALIDATION}accuracy" in entry
+        ]
+
+
+class _Progress(TrainerCallback):
+    """A bar with rate and ETA on a terminal, a line a log elsewhere; on stderr, since stdout is for results."""
+
+    def __init__(self) -> None:
+        self._bar: tqdm[Any] | None = None
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
+        """Open the bar where the run starts, a resumed one included."""
+        if not is_main():
+            return
+        self._bar = tqdm(total=state.max_steps, initial=state.global_step, unit="step", desc="train", disable=None)
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.update(1)
+
+    def on_log(
+        self,
+        args: TrainingArguments,  # noqa: ARG002
+        state: TrainerState,
+        control: TrainerControl,  # noqa: ARG002
+        logs: dict[str, float] | None = None,
+        **_: Any,
+    ) -> None:
+        """Show the losses."""
+        shown = {name: logs[name] for name in _SHOWN if logs and name in logs}
+        if not shown or self._bar is None:
+            return
+        if self._bar.disable:
+            values = ", ".join(f"{name} {value:.4f}" for name, value in shown.items())
+            say(f"step {state.global_step} of {state.max_steps}: {values}")
+        else:
+            self._bar.set_postfix({name: f"{value:.4f}" for name, value in shown.items()})
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
+        """Close the bar."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def complete_states(out: Path) -> list[Path]:
+    """Folders of `out` that a run can resume from, oldest first."""
+    found = [path.parent for path in out.glob(f"checkpoint-*/{_COMPLETE}")]
+    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
+
+
+def _arguments(out: Path, learner: Learner | TextLearner, report: str, workers: int) -> TrainingArguments:
+    recipe = learner.recipe
+    return TrainingArguments(
+        output_dir=str(out),
+        per_device_train_batch_size=recipe.batch_size,
+        gradient_accumulation_steps=recipe.accumulate,
+        num_train_epochs=recipe.epochs,
+        max_steps=recipe.max_steps or -1,
+        learning_rate=recipe.lr,
+        weight_decay=recipe.weight_decay,
+        adam_beta2=recipe.adam_beta2,
+        max_grad_norm=recipe.max_grad_norm,
+        lr_scheduler_type=recipe.scheduler,
+        warmup_steps=recipe.warmup_steps,
+        seed=recipe.seed,
+        logging_steps=recipe.log_steps,
+        save_strategy="steps" if recipe.save_steps else "no",
+        save_steps=recipe.save_steps or 1,
+        remove_unused_columns=False,
+        ddp_find_unused_parameters=False,
+        report_to=report,
+        use_cpu=learner.backbone.device.type == "cpu",
+        dataloader_num_workers=workers,
+        dataloader_persistent_workers=workers > 0,
+        dataloader_pin_memory=learner.backbone.device.type != "cpu",
+        disable_tqdm=True,
+    )
+
+
+def _resume_from(out: Path, resume: str) -> str | None:
+    """The state folder that --resume names: auto is the newest complete one, if any."""
+    states = complete_states(out)
+    if resume == "never":
+        for state in out.glob("checkpoint-*") if is_main() else ():
+            shutil.rmtree(state)
+        return None
+    if resume == "auto":
+        return str(states[-1]) if states else None
+    if not (Path(resume) / _COMPLETE).exists():
+        known = ", ".join(path.name for path in states) or "none"
+        raise CheckpointError(f"{resume} is no complete training state; in {out} there are: {known}")
+    return resume
+
+
+def is_main() -> bool:
+    """Whether this is the only process of a run, or the first of several."""
+    return os.environ.get("RANK", "0") == "0"
+
+
+def processes() -> int:
+    """How many processes train together."""
+    return int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def leave_group() -> None:
+    """End this process's part in a run of several, cleanly; nothing where there is but one."""
+    if torch.distributed.is_initialized():
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
+def _any_rank(flag: bool) -> bool:  # noqa: FBT001
+    """Whether any process of the run says so: all must agree on when to stop."""
+    if not torch.distributed.is_initialized():
+        return flag
+    device = "cuda" if torch.distributed.get_backend() == "nccl" else "cpu"
+    said = torch.tensor(int(flag), device=device)
+    torch.distributed.all_reduce(said, op=torch.distributed.ReduceOp.MAX)
+    return bool(said.item())
+
+
+def _detached(learner: Learner | TextLearner) -> dict[str, Tensor]:
+    """Copies of what learns, on the CPU."""
+    return {name: value.detach().cpu().clone().contiguous() for name, value in learner.trained().items()}
+
+
+@torch.no_grad()
+def _put(saved: dict[str, Tensor], learner: Learner | TextLearner) -> None:
+    trained = learner.trained()
+    for name, value in saved.items():
+        trained[name].copy_(value)
+
+
+def _sync(file: Path) -> None:
+    with file.open("rb") as stream:
+        os.fsync(stream.fileno())

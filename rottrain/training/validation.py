@@ -1,0 +1,160 @@
+"""How a model in training does on rows held out: its answers, the exposure gap, and whether its latents collapse.
+
+Shapes: N latents of all rows, B rows, K latents of a row, D embedding width.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 -- torch's own name for it
+
+from rottrain.data.batches import IGNORED, Batch, Collator, Example
+from rottrain.generation import generate, rollout
+from rottrain.metrics import scoring
+from rottrain.metrics.latent_geometry import settled
+from rottrain.model.glyph_probe import characters_right
+from rottrain.training.objective import Learner
+from rottrain.training.sft import TextCollator, TextExample, TextLearner
+
+_BATCH = 64
+_MOST_OF_A_REPLY = 2
+"""Times as long as the longest taught reply: where a reply that does not end is cut."""
+
+
+@torch.no_grad()
+def validate(learner: Learner, examples: Sequence[Example]) -> dict[str, float]:
+    """Figures of the learner on `examples`, means over rows.
+
+    accuracy: rows whose answer, decoded greedily after the model's own latents, is right to the last token.
+    alignment_forced, alignment_free: the alignment loss from true earlier latents and from the model's own; their
+    difference is the exposure gap. glyphs_forced, glyphs_free: share of characters that the glyph probe reads rightly
+    from them. halt: rows whose stop is predicted at the right latent. cosine, rank, saturation: see `collapse`, of the
+    model's own latents; rank_true of the strips'.
+    """
+    was_training = learner.training
+    learner.eval()
+    collate = Collator(learner.backbone.pad_id)
+    totals: defaultdict[str, float] = defaultdict(float)
+    free, true = [], []
+    for start in range(0, len(examples), _BATCH):
+        some = examples[start : start + _BATCH]
+        batch = _moved(collate(some), learner.backbone.device)
+        figures, latents_BKD = _of_batch(learner, batch)
+        for name, value in figures.items():
+            totals[name] += value * len(some)
+        mask_BK = batch["targets_mask_BK"]
+        free += [row[mask] for row, mask in zip(learner.head.scaled(latents_BKD), mask_BK, strict=True)]
+        true += [row[mask] for row, mask in zip(learner.head.scaled(batch["targets_BKD"]), mask_BK, strict=True)]
+    learner.train(was_training)
+    figures = {name: total / len(examples) for name, total in totals.items()} | collapse(free)
+    return {name: round(value, 5) for name, value in (figures | {"rank_true": collapse(true)["rank"]}).items()}
+
+
+@torch.no_grad()
+def validate_text(learner: TextLearner, examples: Sequence[TextExample], *, kind: scoring.Kind) -> dict[str, float]:
+    """Figures of a learner in words on `examples`, means over rows.
+
+    accuracy: rows whose generated reply ends in the right answer, as evaluation reads it. loss: of the taught reply.
+    reasoning_tokens: before the answer mark.
+    """
+    backbone, mode = learner.backbone, learner.recipe.mode
+    was_training = learner.training
+    learner.eval()
+    collate, loss = TextCollator(backbone.pad_id), 0.0
+    for start in range(0, len(examples), _BATCH):
+        some = examples[start : start + _BATCH]
+        batch = collate(some)
+        tokens_BT, labels_BT = (batch[name].to(backbone.device) for name in ("tokens_BT", "labels_BT"))
+        loss += learner(tokens_BT=tokens_BT, labels_BT=labels_BT)["loss"].item() * len(some)
+    reply = generate.in_words if mode == "cot" else generate.at_once
+    longest = max(len(example.taught_ids) for example in examples)
+    questions = [example.question for example in examples]
+    made = reply(backbone, questions, batch_size=_BATCH, max_tokens=_MOST_OF_A_REPLY * longest)
+    learner.train(was_training)
+    right = [
+        scoring.equal(scoring.extract(each.reply), example.answer, kind)
+        for each, example in zip(made, examples, strict=True)
+    ]
+    return {
+        "accuracy": round(sum(right) / len(right), 5),
+        "loss": round(loss / len(examples), 5),
+        "reasoning_tokens": round(sum(each.reasoning_tokens for each in made) / len(made), 2),
+    }
+
+
+def rank(figures: dict[str, float]) -> tuple[float, float]:
+    """Better weights are greater: by accuracy, then by how close the latents are to the strips', or by the loss."""
+    return figures["accuracy"], -figures["alignment_free" if "alignment_free" in figures else "loss"]
+
+
+def collapse(rows: Sequence[Tensor]) -> dict[str, float]:
+    """How alike the latents of some rows [K, D] are.
+
+    cosine: mean cosine of two latents of a row. rank: effective rank of all latents, the exponential of the entropy of
+    their covariance's eigenvalues (Roy and Vetterli 2007). saturation: share of a row after which each latent has a
+    cosine of 0.99 or more with the one before; 1 if it never comes to that.
+    """
+    cosines, shares = [], []
+    for row_KD in rows:
+        unit_KD = F.normalize(row_KD.float(), dim=-1)
+        count = len(unit_KD)
+        if count > 1:
+            cosines.append(((unit_KD.sum(dim=0).square().sum() - count) / (count * (count - 1))).item())
+        shares.append(settled(row_KD) / count)
+    latents_ND = torch.cat(list(rows)).float()
+    energy = torch.linalg.svdvals(latents_ND - latents_ND.mean(dim=0)).square()
+    share = energy / energy.sum().clamp(min=1e-30)
+    rank = torch.exp(-(share * share.clamp(min=1e-30).log()).sum()).item()
+    return {
+        "cosine": sum(cosines) / max(1, len(cosines)),
+        "rank": rank,
+        "saturation": sum(shares) / len(shares),
+    }
+
+
+def warnings_of(figures: dict[str, float]) -> list[str]:
+    """What the figures of a validation warn of."""
+    if "cosine" not in figures:  # there are no latents
+        return []
+    found = []
+    if figures["cosine"] > 0.9:
+        found.append(f"latents of a row are nearly the same (mean cosine {figures['cosine']:.2f})")
+    if figures["rank"] < figures["rank_true"] / 4:
+        found.append(
+            f"latents use few directions (effective rank {figures['rank']:.1f}, the strips' {figures['rank_true']:.1f})"
+        )
+    if figures["saturation"] < 0.5:
+        found.append(f"latents stop changing after {figures['saturation']:.0%} of the row")
+    return found
+
+
+def _of_batch(learner: Learner, batch: Batch) -> tuple[dict[str, float], Tensor]:
+    """Figures of a batch, and the model's own latents [B, K, D]."""
+    prompt = learner.read(batch)
+    rolled = {
+        "forced": learner.sweep(prompt, batch["targets_BKD"]),
+        "free": learner.unroll(prompt, batch["targets_BKD"].shape[1]),
+    }
+    free_BKD = rolled["free"].latents_BKD
+    logits, labels = rollout.answer_pass(learner.backbone, prompt, batch, free_BKD)
+    right = (logits.argmax(dim=-1) == labels) | (labels == IGNORED)
+    figures = {"accuracy": right[:, 1:].all(dim=1).float().mean()}  # the end token is put there, not decoded
+    for name, predicted in rolled.items():
+        figures[f"alignment_{name}"] = learner.alignment(predicted, batch)
+        if learner.probe is not None and "glyphs_BKS" in batch:
+            named = learner.probe(learner.head.scaled(predicted.latents_BKD))
+            figures[f"glyphs_{name}"] = characters_right(named, batch["glyphs_BKS"], batch["targets_mask_BK"])
+    if learner.recipe.halt_weight:
+        stop_BK = learner.head.is_last(rolled["free"].hidden_BKD) > 0
+        first_B = torch.where(stop_BK.any(dim=1), stop_BK.int().argmax(dim=1), stop_BK.shape[1])
+        figures["halt"] = (first_B == batch["last_B"]).float().mean()
+    return {name: float(value) for name, value in figures.items()}, free_BKD
+
+
+def _moved(batch: Batch, device: torch.device) -> Batch:
+    moved = {name: value.to(device) if isinstance(value, Tensor) else value for name, value in batch.items()}
+    return Batch(**moved)  # type: ignore[typeddict-item]

@@ -1,0 +1,93 @@
+"""What a run learns from: budgets, held-out rows, statistics, the probe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from rotdata.errors import UsageError
+from rotdata.shards import EmbeddingShards
+from rottrain.config import Stage1Config
+from rottrain.data.batches import Example, Shape, ShardRows
+from rottrain.data.rows import Selection
+from rottrain.data.training_set import Supply, blank_latent
+from rottrain.model.backbone import Backbone
+from rottrain.model.glyph_probe import NOTHING, Alphabet
+from rottrain.model.head import ProjectionHead
+from tests.rottrain.samples import as_batch
+
+
+def supply(embedded: Path, backbone: Backbone, **recipe: Any) -> Supply:
+    return Supply.of([Selection.of(EmbeddingShards(embedded))], backbone, Stage1Config(**recipe))
+
+
+def row(latents: int) -> Example:
+    values = np.arange(latents * 2, dtype=np.float32).reshape(latents, 2)
+    return Example(id="row", prompt_ids=[1], targets_KD=values, answer_ids=[2])
+
+
+def test_short_rows_are_padded_with_blanks_and_long_ones_cut() -> None:
+    shape = Shape(budget=3, fit="pad", blank_D=np.array([-1, -2], dtype=np.float32), alphabet=Alphabet("abcd", 1))
+    short = shape.example(row(2), "ab", [0, 1, 2])
+    assert short.targets_KD.tolist() == [[0, 1], [2, 3], [-1, -2]]
+    assert short.said == 2
+    assert short.glyphs_KS is not None
+    assert short.glyphs_KS.tolist() == [[2], [3], [NOTHING]]
+    long = shape.example(row(4), "abcd", [0, 1, 2, 3, 4])
+    assert long.targets_KD.tolist() == row(4).targets_KD[:3].tolist()
+    assert long.said == 3
+
+
+def test_long_rows_are_resampled_and_short_ones_left() -> None:
+    shape = Shape(budget=2, fit="resample", alphabet=Alphabet("abcd", 2))
+    found = shape.example(row(4), "abcd", [0, 1, 2, 3, 4])
+    assert found.targets_KD.tolist() == [[1, 2], [5, 6]]
+    assert found.glyphs_KS is not None
+    assert found.glyphs_KS.tolist() == [[2, 3], [4, 5]]
+    assert shape.example(row(1), "a", [0, 1]).targets_KD.tolist() == [[0, 1]]
+
+
+def test_a_batch_says_where_each_row_ends(embedded: Path, backbone: Backbone) -> None:
+    rows = supply(embedded, backbone, budget=5, glyph_weight=1.0).rows
+    plain = ShardRows([Selection.of(EmbeddingShards(embedded))], backbone)
+    batch = as_batch(backbone, [rows[index] for index in range(10)])
+    own = [min(5, len(plain[index].targets_KD)) for index in range(10)]
+    assert batch["targets_BKD"].shape[:2] == (10, 5)
+    assert batch["targets_mask_BK"].all()
+    assert batch["last_B"].tolist() == [count - 1 for count in own]
+    assert (batch["glyphs_BKS"][own.index(1), 1:] == NOTHING).all()
+    blank = torch.from_numpy(blank_latent(backbone.folder))
+    torch.testing.assert_close(batch["targets_BKD"][own.index(1), 4], blank, atol=2e-3, rtol=2e-3)
+
+
+def test_held_out_rows_are_the_last_and_not_trained_on(embedded: Path, backbone: Backbone) -> None:
+    found = supply(embedded, backbone, validation_rows=3)
+    every = ShardRows([Selection.of(EmbeddingShards(embedded))], backbone)
+    assert [example.id for example in found.held_out] == [every[index].id for index in (7, 8, 9)]
+    assert len(found.rows) == 7
+    with pytest.raises(UsageError, match="leave none to train on"):
+        supply(embedded, backbone, validation_rows=10)
+
+
+@pytest.mark.parametrize("per_dimension", [True, False])
+def test_scaled_targets_have_mean_zero_and_deviation_one(
+    embedded: Path, backbone: Backbone, head: ProjectionHead, per_dimension: bool
+) -> None:
+    found = supply(embedded, backbone)
+    head.set_scale(*found.scale(per_dimension=per_dimension))
+    latents = torch.cat([torch.from_numpy(found.rows[index].targets_KD.astype(np.float32)) for index in range(10)])
+    scaled = head.scaled(latents)
+    torch.testing.assert_close(scaled.mean(dim=0), torch.zeros(head.width_out), atol=1e-4, rtol=0)
+    spread = scaled.std(dim=0) if per_dimension else scaled.std()
+    torch.testing.assert_close(spread, torch.ones_like(spread), atol=0.05, rtol=0)
+
+
+def test_without_a_use_there_is_no_probe(embedded: Path, backbone: Backbone, head: ProjectionHead) -> None:
+    assert supply(embedded, backbone).probe(head) is None
+    probe = supply(embedded, backbone, validation_rows=2).probe(head)
+    assert probe is not None
+    assert set("0123456789+=") <= set(probe.alphabet.characters) | set("0123456789")
