@@ -28,6 +28,15 @@ class Result:
     err: str
 
 
+def assert_refused(result: Result, code: int, message: str) -> None:
+    """The last line on stderr, and no other, is an error that names what is wrong; nothing on stdout, no traceback."""
+    assert result.code == code, result.err
+    assert message in result.err
+    assert [line for line in result.err.splitlines() if line.startswith("error: ")] == [result.err.splitlines()[-1]]
+    assert "Traceback" not in result.err
+    assert result.out == ""
+
+
 def contents(folder: Path) -> dict[str, bytes]:
     """Every file of a folder, hidden ones included, by relative name."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}

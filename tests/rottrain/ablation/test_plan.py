@@ -11,7 +11,7 @@ import yaml
 
 from rotdata.errors import UsageError
 from rottrain.ablation.plan import MOST_RUNS, Plan, contents_of, given_values, load
-from rottrain.cli import _check_words
+from rottrain.cli.compare import check_words
 from tests.helpers import REPOSITORY
 
 Load = Callable[..., Plan]
@@ -118,7 +118,7 @@ def test_a_table_without_seeds_is_left_out(read: Load) -> None:
 
 def test_keys_of_a_recipe_are_checked_nested_and_part_of_the_step(read: Load) -> None:
     arm = {"stage1.config.head.activation": ["relu", "gelu"], "stage1.config.adam_beta2": 0.9}
-    plan = read(declared(tables={"heads": table({"all": arm}, seeds=0)}), check=_check_words)
+    plan = read(declared(tables={"heads": table({"all": arm}, seeds=0)}), check=check_words)
     found = [step for step in plan.steps.values() if step.name == "stage1"]
     assert [step.recipe for step in found] == [
         {"head": {"activation": name}, "adam_beta2": 0.9} for name in ("relu", "gelu")
@@ -168,14 +168,14 @@ def test_keys_follow_the_command_what_it_builds_on_and_the_files_it_names(read: 
 
 
 def test_command_lines_that_can_not_be_are_refused_before_any_is_run(read: Load) -> None:
-    read(declared(), check=_check_words)
+    read(declared(), check=check_words)
     for setting, message in (
         ({"strips.limt": 3}, "No such option: --limt"),
         ({"answers.limit": "many"}, "Invalid value for '--limit'"),
         ({"stage1.shards": None}, "Missing option '--shards'"),
     ):
         with pytest.raises(UsageError, match=message):
-            read(declared(tables={"t": table({"a": setting})}), check=_check_words)
+            read(declared(tables={"t": table({"a": setting})}), check=check_words)
 
 
 HOSTILE = {
@@ -260,5 +260,5 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("file", sorted((REPOSITORY / "reproduce").glob("*.yaml")), ids=lambda file: file.name)
 def test_the_comparisons_that_ship_are_made_of_commands_that_can_be(file: Path) -> None:
     tuned = "tuning_seeds" in yaml.safe_load(file.read_text())["values"]  # tables that are left out unless asked for
-    plan = load(file, given={"tuning_seeds": [0]} if tuned else {}, check=_check_words)
+    plan = load(file, given={"tuning_seeds": [0]} if tuned else {}, check=check_words)
     assert {run.table for run in plan.runs} == set(plan.section.tables)

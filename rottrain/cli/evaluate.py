@@ -1,0 +1,155 @@
+"""rottrain eval: accuracy, tokens and time on corpora."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rotdata.cli.options import DatasetConfig, Json
+from rotdata.console import print_json, say
+from rottrain.cli.inputs import as_budget, gradable_rows
+from rottrain.cli.options import BaseModel, Checkpoint, Limit, MaxAnswerTokens, Stop, Together
+
+
+def evaluate(
+    checkpoint: Checkpoint,
+    sources: Annotated[
+        list[str] | None, typer.Argument(help="Files, folders, Hub dataset ids (owner/name), or toy; or see --suite.")
+    ] = None,
+    suite: Annotated[
+        list[str] | None,
+        typer.Option(help="grade-school: GSM8k-Aug, GSM-Hard, SVAMP, MultiArith; math: MATH-500. May be given twice."),
+    ] = None,
+    data: Annotated[
+        Path | None, typer.Option(help="Folder with the suites' files (gsm8k_test.jsonl, ...); by default the Hub.")
+    ] = None,
+    corpus: Annotated[str, typer.Option(help="Name of the sources' corpus; auto recognises it.")] = "auto",
+    split: Annotated[str, typer.Option(help="Split of the sources.")] = "test",
+    config: DatasetConfig = None,
+    limit: Limit = None,
+    modes: Annotated[str, typer.Option(help="Comma-separated: rot (latents), cot (words), no-cot (at once).")] = "rot",
+    cot_checkpoint: Annotated[
+        Path | None, typer.Option(help="Answers in mode cot: of `rottrain sft --mode cot`; else the base model does.")
+    ] = None,
+    no_cot_checkpoint: Annotated[
+        Path | None, typer.Option(help="The same for mode no-cot, of `rottrain sft --mode no-cot`.")
+    ] = None,
+    budget: Annotated[
+        str | None,
+        typer.Option(
+            help="Latents a question, one number or several (0,8,32), 0 for none, or auto for what 95% of the training "
+            "rows have at most; by default what it was trained on, or 32."
+        ),
+    ] = None,
+    stop: Stop = None,
+    seeds: Annotated[int, typer.Option(help="Runs, each with an own seed, sampled if there are several.")] = 1,
+    temperature: Annotated[
+        float | None, typer.Option(help="0 takes the likeliest tokens; by default 0 for one run, 1 for several.")
+    ] = None,
+    top_p: Annotated[
+        float | None, typer.Option(help="Share of the probability sampled from; by default 1 for one run, else 0.9.")
+    ] = None,
+    batch_size: Together = 32,
+    max_answer_tokens: MaxAnswerTokens = None,
+    max_cot_tokens: Annotated[int | None, typer.Option(help="Most tokens in mode cot, 1024 by default.")] = None,
+    tokenizer: Annotated[
+        str | None, typer.Option(help="tokenizer.json, folder or Hub id: reasoning in words is counted in it, too.")
+    ] = None,
+    log: Annotated[
+        Path | None,
+        typer.Option(
+            "--log",
+            "--row-log",
+            help="Write a line for every answer into this .parquet file (torchrun wants --row-log).",
+        ),
+    ] = None,
+    paper: Annotated[bool, typer.Option("--paper", help="Put the paper's own figures beside.")] = False,  # noqa: FBT002
+    model: BaseModel = None,
+    json_: Json = False,  # noqa: FBT002
+) -> None:
+    """Accuracy, reasoning tokens and time a question; also under torchrun, which shares out the questions."""
+    from rotdata.corpora.tokens import token_counter
+    from rottrain.evaluation import row_log
+    from rottrain.evaluation.distributed import joined
+    from rottrain.evaluation.evaluate import Exam, examine, samplings
+    from rottrain.evaluation.modes import Lineup
+    from rottrain.evaluation.paper_tables import beside
+    from rottrain.generation.generate import MAX_ANSWER_TOKENS, MAX_COT_TOKENS
+
+    lineup = Lineup(
+        checkpoint=checkpoint,
+        modes=modes.split(","),
+        budgets=[as_budget(each) for each in budget.split(",")] if budget else [None],
+        stop=stop,
+        spoken={mode: folder for mode, folder in (("cot", cot_checkpoint), ("no-cot", no_cot_checkpoint)) if folder},
+        model=model,
+        max_answer_tokens=max_answer_tokens or MAX_ANSWER_TOKENS,
+        max_cot_tokens=max_cot_tokens or MAX_COT_TOKENS,
+    )
+    runs = samplings(seeds, temperature=temperature, top_p=top_p)
+    counter = token_counter(tokenizer) if tokenizer else None
+    if log is not None:
+        row_log.check_path(log)
+    asked = _sources(sources or [], suite or [], data, corpus=corpus, split=split, config=config, limit=limit)
+    exams = [
+        Exam(corpus=each.corpus, rows=gradable_rows(each), samplings=runs, batch_size=batch_size, counter=counter)
+        for each in asked
+    ]
+    results: list[Any] = []
+    entries: list[dict[str, Any]] = []
+    with joined() as ranks:
+        for candidate in lineup.candidates():
+            for exam in exams:
+                result, judged = examine(candidate, exam, ranks)
+                results.append(beside(result) if paper else result)
+                if log and ranks.is_main:  # after each, so that a run that is killed keeps what it has asked
+                    entries += row_log.lines(result, judged)
+                    row_log.write(log, entries)
+    if not ranks.is_main:
+        return
+    if json_:
+        print_json([dataclasses.asdict(result) for result in results])
+    else:
+        typer.echo(_as_text(results, as_paper=bool(suite) or paper))
+
+
+def _sources(
+    locations: list[str],
+    suites: list[str],
+    data: Path | None,
+    *,
+    corpus: str,
+    split: str,
+    config: str | None,
+    limit: int | None,
+) -> list[Any]:
+    """What is to be answered: the sources that are named, and the tests of suites."""
+    from rotdata import corpora
+    from rotdata.errors import UsageError
+    from rottrain.evaluation.suites import find_tests
+    from rottrain.training.trainer import is_main
+
+    named = [
+        corpora.Source(location=location, corpus=corpus, split=split, config=config, limit=limit, need_cot=False)
+        for location in locations
+    ]
+    found, missing = find_tests(suites, data)
+    for title in missing if is_main() else ():
+        say(f"left out, since there is no file of it in {data}: {title}")
+    if not named and not found:
+        raise UsageError("there is nothing to evaluate on: name sources, or a --suite")
+    return [corpora.resolve(each) for each in (*named, *(dataclasses.replace(each, limit=limit) for each in found))]
+
+
+def _as_text(results: Any, *, as_paper: bool) -> str:
+    """Results for people: a table with everything, one as the paper has it where asked for, and what to know."""
+    from rottrain.evaluation.evaluate import as_table, notes
+    from rottrain.evaluation.paper_tables import paper_table
+
+    tables = [as_table(results)]
+    if as_paper and (table := paper_table(results)):
+        tables.append(table)
+    return "\n\n".join([*tables, notes(results)])

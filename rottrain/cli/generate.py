@@ -1,0 +1,75 @@
+"""rottrain generate: questions in, answers out."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from rotdata.cli.options import Json
+from rotdata.console import print_json
+from rottrain.cli.inputs import as_budget, read_questions
+from rottrain.cli.options import BaseModel, Budget, Checkpoint, MaxAnswerTokens, Stop, Temperature, Together, TopP
+
+
+def generate(
+    checkpoint: Checkpoint,
+    questions: Annotated[
+        list[str] | None, typer.Argument(help="Questions; without any, and without --file, stdin.")
+    ] = None,
+    file: Annotated[
+        Path | None, typer.Option(help="A file with one question a line, or JSON lines with a field question.")
+    ] = None,
+    budget: Budget = None,
+    stop: Stop = None,
+    temperature: Temperature = 0.0,
+    top_p: TopP = 1.0,
+    seed: Annotated[int, typer.Option(help="Seed of the sampled answers.")] = 0,
+    batch_size: Together = 16,
+    max_answer_tokens: MaxAnswerTokens = None,
+    model: BaseModel = None,
+    jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a JSON line an answer, batch by batch.")] = False,  # noqa: FBT002
+    json_: Json = False,  # noqa: FBT002
+) -> None:
+    """Answer questions: think in latents, then say the answer. Answers are printed as each batch is done."""
+    from rottrain.generation.decoding import Sampling
+    from rottrain.generation.generate import MAX_ANSWER_TOKENS, RoT
+    from rottrain.metrics import scoring
+
+    asked = read_questions(questions, file)
+    sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
+    streamed = RoT.from_pretrained(checkpoint, model=model).stream(
+        asked,
+        budget=as_budget(budget),
+        stop=stop,
+        sampling=sampling,
+        batch_size=batch_size,
+        max_answer_tokens=max_answer_tokens or MAX_ANSWER_TOKENS,
+    )
+    if json_:
+        print_json([_as_json(made) for made in streamed])
+        return
+    for made in streamed:
+        if jsonl:
+            print_json(_as_json(made))
+        else:
+            typer.echo(scoring.extract(made.reply) or made.reply)
+        sys.stdout.flush()
+
+
+def _as_json(made: Any) -> dict[str, Any]:
+    """What was generated, as JSON for the user."""
+    from rottrain.metrics import scoring
+
+    return {
+        "question": made.question,
+        "answer": scoring.extract(made.reply),
+        "reply": made.reply,
+        "complete": made.complete,
+        "reasoning_tokens": made.reasoning_tokens,
+        "answer_tokens": made.answer_tokens,
+        "seconds": round(made.seconds, 5),
+        "timings": {name: round(seconds, 5) for name, seconds in vars(made.timings).items()},
+    }
