@@ -6,15 +6,40 @@ import json
 import os
 import signal
 import sys
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
+from rotdata import __version__
 from rotdata.errors import RotError
 
 EXIT_REJECTS = 3
 EXIT_MISMATCH = 4
 EXIT_INTERRUPTED = 130
+
+
+def _tell_version(context: typer.Context, wanted: bool) -> None:  # noqa: FBT001 -- typer calls it with the flag
+    if wanted:
+        typer.echo(f"{context.command.name} {__version__}")
+        raise typer.Exit
+
+
+Version = Annotated[
+    bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Print the version and exit.")
+]
+
+
+def new_app(name: str, summary: str) -> typer.Typer:
+    """A command line of that name without commands yet: --version, completion of shells, tracebacks as Python's."""
+    app = typer.Typer(
+        name=name, help=summary, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+    )
+    app.callback()(_global_options)
+    return app
+
+
+def _global_options(version: Version = False) -> None:  # noqa: FBT002 -- a flag, answered by its callback
+    pass
 
 
 def print_json(value: Any) -> None:

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import typer
-
 from rotdata.cli import embed, folders, hub, machine, render
-from rotdata.console import run_app
+from rotdata.console import new_app, run_app
 
-app = typer.Typer(
-    name="rotdata",
-    help="Chains of thought -> strips (pictures of one line of text) -> a frozen vision encoder's embeddings of them.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+app = new_app(
+    "rotdata",
+    "Chains of thought -> strips (pictures of one line of text) -> a frozen vision encoder's embeddings of them.",
 )
 
 app.command()(render.render)

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-import typer
-
-from rotdata.console import run_app
+from rotdata.console import new_app, run_app
 from rottrain.cli import analyse, compare, evaluate, generate, ship, train
 
-app = typer.Typer(
-    name="rottrain",
-    help="Train, run and evaluate models that reason in the latents of rendered chains of thought.",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+app = new_app(
+    "rottrain",
+    "Train, run and evaluate models that reason in the latents of rendered chains of thought.",
 )
 
 app.command()(train.stage1)

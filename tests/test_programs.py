@@ -1,0 +1,56 @@
+"""What both command lines share, as the installed programs: version, completion."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import rotdata
+from tests.helpers import REPOSITORY
+
+pytestmark = pytest.mark.parametrize("program", ["rotdata", "rottrain"])
+
+
+def installed(program: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run the console script in a process of its own."""
+    script = Path(sys.executable).with_name(program)
+    return subprocess.run(
+        [script, *arguments],
+        cwd=REPOSITORY,
+        env=os.environ | environment,
+        check=True,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
+
+
+def test_the_version_is_one_line(program: str) -> None:
+    said = installed(program, "--version")
+    assert (said.stdout, said.stderr) == (f"{program} {rotdata.__version__}\n", "")
+
+
+def test_a_module_says_the_program_s_name(program: str) -> None:
+    command = [sys.executable, "-m", program, "--version"]
+    said = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True, timeout=60)
+    assert said.stdout == f"{program} {rotdata.__version__}\n"
+
+
+def test_completion_of_the_running_shell_is_shown(program: str) -> None:
+    asked = f"'{Path(sys.executable).with_name(program)}' --show-completion; exit $?"
+    said = subprocess.run(["bash", "-c", asked], cwd=REPOSITORY, check=True, capture_output=True, text=True, timeout=60)
+    assert f"_{program.upper()}_COMPLETE=complete_bash" in said.stdout
+    assert said.stderr == ""
+
+
+def test_the_shell_completes_commands_and_options(program: str) -> None:
+    command, option = {"rotdata": ("embed", "--store"), "rottrain": ("stage1", "--shards")}[program]
+    asking = {f"_{program.upper()}_COMPLETE": "complete_bash"}
+    found = installed(program, **asking, COMP_WORDS=f"{program} {command[:-1]}", COMP_CWORD="1")
+    assert command in found.stdout.split()
+    found = installed(program, **asking, COMP_WORDS=f"{program} {command} {option[:-1]}", COMP_CWORD="2")
+    assert option in found.stdout.split()
