@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rotdata.corpora import CORPORA, Reject, Row, Source, _treat, _Unusable, read
+from rotdata.corpora import CORPORA, Reject, Row, Source, read
 from rotdata.corpora.cot_text import Inconvertible
+from rotdata.corpora.readers import Unusable
+from rotdata.corpora.rows import _treat
 from rotdata.runs import pipeline
 from rotdata.shards import read_rejects
 from tests.helpers import Result, StandInEncoder, write_jsonl
@@ -175,8 +177,8 @@ FIELDS = [
 def test_any_json_value_is_a_row_or_a_reject(corpus: str, record: Any) -> None:
     source = Source(location="x", corpus=corpus)
     try:
-        row = _treat(CORPORA[corpus](record, source), source)
-    except (_Unusable, Inconvertible):
+        row = _treat(CORPORA[corpus](record, source.fields), source)
+    except (Unusable, Inconvertible):
         return
     assert isinstance(row, Row)
     assert all(isinstance(text, str) for text in (row.id, row.question, row.cot, row.answer))

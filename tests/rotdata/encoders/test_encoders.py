@@ -24,13 +24,13 @@ from rotdata.encoders import (
     LazyEncoder,
     Placement,
     default_precision,
-    largest_call,
     load_encoder,
     patches_that_fit,
     tower_sha256,
 )
 from rotdata.encoders.attention import _KERNELS as KERNELS
 from rotdata.encoders.attention import AttentionPlan, best_kernel
+from rotdata.encoders.loading import largest_call
 from rotdata.encoders.models import find_model
 from rotdata.encoders.patches import GeometryError, PatchGeometry, pack
 from rotdata.errors import UnknownModel

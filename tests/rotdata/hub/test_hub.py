@@ -22,6 +22,8 @@ from rotdata import hub, shards
 from rotdata.corpora import Source
 from rotdata.errors import RotError, ShardError, UsageError
 from rotdata.hub import card as cards
+from rotdata.hub import client as hub_client
+from rotdata.hub import remote, upload
 from rotdata.rendering.strips import StripStyle
 from rotdata.runs import pipeline, resumable
 from rotdata.shards import EmbeddingShards, Manifest
@@ -69,7 +71,7 @@ def without_waits() -> None:
     from huggingface_hub.utils import http_backoff
 
     http_backoff.__kwdefaults__["max_retries"] = 0
-    hub._WAITS_S = ()
+    hub_client._WAITS_S = ()
 
 
 def outcome(call: Callable[[], object]) -> str:
@@ -177,7 +179,7 @@ def test_what_is_pushed_can_be_fetched_loaded_and_streamed(
 def push_one_by_one(folder: str, *config: str) -> str:
     """Push with a commit for each shard, and say how that ends."""
     without_waits()
-    hub._FILES_PER_COMMIT = 1
+    upload._FILES_PER_COMMIT = 1
     return outcome(lambda: hub.push(Path(folder), REPO, config=config[0] if config else None).paths)
 
 
@@ -421,7 +423,7 @@ def test_what_names_no_place_is_refused(tmp_path: Path) -> None:
 
 def test_errors_hold_no_token_and_no_signed_address(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HF_TOKEN", "an-odd-token")
-    said = hub._tidy(
+    said = hub_client.tidy(
         "no\x1b[2J an-odd-token, hf_AbCd123, https://a.b/c?X-Signature=d\nfor eyJhbGciOi.abc-d" + "x" * 999
     )
     assert said.startswith("no [2J [token], [token], https://a.b/c for [token]")
@@ -447,8 +449,8 @@ def push_privately(folder: str, past: str) -> list[str]:
     """Push to a dataset that is made for it, to one that is public, and to what that one was in the past."""
     hidden = hub.push(Path(folder), "tester/hidden", private=True)
     refused = outcome(lambda: hub.push(Path(folder), REPO, private=True))
-    look = hub._head
-    hub._head = lambda repo: replace(look(repo), sha=past)
+    look = remote.read_head
+    upload.read_head = lambda repo: replace(look(repo), sha=past)
     return [str(hidden.files_uploaded), refused, outcome(lambda: hub.push(Path(folder), REPO))]
 
 
@@ -564,7 +566,7 @@ def read_while_it_fails(name: str) -> str:
 def test_a_row_group_is_read_without_its_file(
     server: HubServer, client: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(shards, "_ROW_GROUP_BYTES", 1 << 20)
+    monkeypatch.setattr("rotdata.shards.writer._ROW_GROUP_BYTES", 1 << 20)
     folder = tmp_path / "embeddings"
     pipeline.embed(render_toy(tmp_path / "strips", limit=150, rows_per_shard=150), NoiseEncoder(width=1024), folder)
     for name, data in contents(folder).items():

@@ -23,7 +23,6 @@ from hypothesis.extra import numpy as hnp
 from numpy.typing import NDArray
 from PIL import Image
 
-from rotdata import shards
 from rotdata.corpora import Source, read
 from rotdata.errors import OutputOccupied, ShardError
 from rotdata.rendering.strips import StripStyle, render
@@ -48,6 +47,7 @@ from rotdata.shards import (
     write_rejects,
     write_shard,
 )
+from rotdata.shards.manifest import _digest, _manifest_bytes
 from tests.helpers import REPOSITORY, Result, StandInEncoder, contents
 
 VALUE = datasets.Value
@@ -277,7 +277,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rotdata.shards.os.fsync", fail)
+    monkeypatch.setattr("rotdata.shards.files.os.fsync", fail)
     with pytest.raises(OSError, match="No space left"):
         write_atomically(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"old"
@@ -572,8 +572,8 @@ def edit_json(folder: Path, path: str, value: Any) -> None:
     for name in names:
         inner = inner[name]
     inner[last] = value
-    content["checksum"] = shards._digest(content)
-    (folder / MANIFEST).write_bytes(shards._manifest_bytes(content))
+    content["checksum"] = _digest(content)
+    (folder / MANIFEST).write_bytes(_manifest_bytes(content))
 
 
 COUNTS = [

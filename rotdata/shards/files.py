@@ -1,0 +1,128 @@
+"""The files of a folder of shards: their names, read here or far away, written whole or not at all, held by a lock."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import BinaryIO, Protocol
+
+from rotdata.errors import OutputOccupied
+
+MANIFEST = "manifest.json"
+REJECTS = "rejects.jsonl"
+
+_SHARD_FILE = re.compile(r".*-\d{5}-of-\d{5}\.parquet")
+
+
+class Files(Protocol):
+    """Where a folder of shards is: on this disk, or far away. Its str is what people call it."""
+
+    def read(self, name: str) -> bytes:
+        """A whole file. Raises FileNotFoundError, OSError."""
+
+    def open(self, name: str) -> BinaryIO:
+        """A file to read parts of. Raises OSError."""
+
+    def size(self, name: str) -> int:
+        """Bytes of a file. Raises OSError."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFiles:
+    """The files of a folder on this disk."""
+
+    folder: Path
+
+    def __str__(self) -> str:
+        return str(self.folder)
+
+    def read(self, name: str) -> bytes:
+        """A whole file."""
+        return (self.folder / name).read_bytes()
+
+    def open(self, name: str) -> BinaryIO:
+        """A file to read parts of."""
+        return (self.folder / name).open("rb")
+
+    def size(self, name: str) -> int:
+        """Bytes of a file."""
+        return (self.folder / name).stat().st_size
+
+
+def is_shard_file(name: str) -> bool:
+    """Whether a file is named like a shard, of whatever folder."""
+    return _SHARD_FILE.fullmatch(name) is not None
+
+
+def is_leftover(path: Path) -> bool:
+    """Whether a file is what a killed run left half written."""
+    return path.name.startswith(".") and path.name.endswith(".tmp")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Remove what a run left half written: a worker's too, if it was stopped in the middle."""
+    for leftover in filter(is_leftover, folder.iterdir()):
+        leftover.unlink()
+
+
+def clear(folder: Path) -> None:
+    """Remove what a run made: the manifest last, so that an interrupted removal is still recognised."""
+    for path in folder.iterdir():
+        if is_shard_file(path.name) and not path.is_dir():
+            path.unlink()
+    (folder / REJECTS).unlink(missing_ok=True)
+    (folder / MANIFEST).unlink()
+
+
+def holds_bytes(path: Path, size: int, sha256: str) -> bool:
+    """Whether a file is there and holds these bytes."""
+    try:
+        return path.stat().st_size == size and file_sha256(path) == sha256
+    except OSError:
+        return False
+
+
+def write_atomically(path: Path, content: bytes) -> None:
+    """Write `content` to a temporary name, sync, rename: a reader sees the old file or the new one."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    with temporary.open("wb") as stream:
+        stream.write(content)
+        stream.flush()
+        os.fsync(stream.fileno())
+    temporary.replace(path)
+    sync_folder(path.parent)
+
+
+@contextmanager
+def locked(folder: Path) -> Iterator[None]:
+    """Hold `folder` for writing; the system drops the lock with the process. Raises OutputOccupied if it is held."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise OutputOccupied(f"another process is writing {folder}: wait for it, or choose another --out") from None
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's content."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the disk keep the folder's names, after a renaming say."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,196 @@
+"""Shards -> tables, and rows of embeddings as plain arrays; values are views of Arrow's memory where they can be.
+
+Shapes: N rows, L latents of all rows together, K latents of a row, D embedding width.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from rotdata.errors import ShardError
+from rotdata.shards.files import MANIFEST, Files, LocalFiles
+from rotdata.shards.manifest import Manifest, ShardEntry
+from rotdata.shards.targets import restore
+
+
+@dataclass(frozen=True, kw_only=True)
+class Texts:
+    """Rows of embedding shards without their embeddings."""
+
+    ids: list[str]
+    questions: list[str]
+    cots: list[str]
+    answers: list[str]
+    num_latents: list[int]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+@dataclass(frozen=True, kw_only=True)
+class EmbeddedRows:
+    """Rows of embedding shards as plain arrays; row i's latents are embedding_LD[offsets[i]:offsets[i + 1]]."""
+
+    ids: list[str]
+    questions: list[str]
+    cots: list[str]
+    answers: list[str]
+    spans: list[list[int] | None]
+    """Of each row, [K + 1]: latent k covers cot[spans[k]:spans[k + 1]]; None where the geometry has no spans."""
+    offsets: NDArray[np.int64]
+    embedding_LD: NDArray[np.floating[Any]]
+    """[L, D], a view of Arrow's memory; restored to float32 where eight bits are stored."""
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+
+def read_table(
+    folder: Path, entry: ShardEntry, columns: Sequence[str] | None = None, *, intact: bool = False
+) -> pa.Table:
+    """A finished shard as a table; with `intact`, only if it is byte for byte what the manifest says.
+
+    Raises ShardError naming file and remedy.
+    """
+    path = folder / entry.file
+    wanted = None if columns is None else list(columns)
+    try:
+        source: Any = path
+        if intact:
+            content = path.read_bytes()
+            if hashlib.sha256(content).hexdigest() != entry.sha256:
+                raise _unreadable(path, "its SHA-256 is not the manifest's")
+            source = pa.BufferReader(content)
+        return pq.read_table(source, columns=wanted, page_checksum_verification=True)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+
+
+def sample(folder: Path, manifest: Manifest, count: int, columns: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Up to `count` rows spread evenly over the finished shards, in order. Raises ShardError."""
+    total = manifest.total("rows")
+    wanted = np.unique(np.linspace(0, total - 1, min(count, total)).round().astype(np.int64)) if total else np.empty(0)
+    first = 0
+    for entry in manifest.entries:
+        here = wanted[(wanted >= first) & (wanted < first + entry.rows)] - first
+        if len(here):
+            yield from read_table(folder, entry, columns).take(pa.array(here)).to_pylist()
+        first += entry.rows
+
+
+class EmbeddingShards:
+    """Reader of a finished folder of embeddings: rows by row group, values as views of Arrow's memory."""
+
+    def __init__(self, folder: Path | Files) -> None:
+        """Open `folder`; of a shard's file, only the size is looked at.
+
+        Raises ShardError if it is no finished folder of embeddings or a file is not as long as it should be.
+        """
+        self.folder = folder
+        self._files = LocalFiles(folder) if isinstance(folder, Path) else folder
+        self.manifest = Manifest.load(folder)
+        if self.manifest.kind != "embeddings" or self.manifest.encoder is None:
+            raise ShardError(
+                f"{folder} holds {self.manifest.kind}, not embeddings: make them with `rotdata embed {folder}`"
+            )
+        if not self.manifest.finished:
+            done, planned = len(self.manifest.shards), len(self.manifest.planned)
+            raise ShardError(
+                f"{folder} has {done} of {planned} shards: run the same `rotdata embed` again to finish it"
+            )
+        self._groups: list[tuple[ShardEntry, int, int]] = []  # shard, row group within it, rows
+        self._footers: dict[str, pq.FileMetaData] = {}
+        for entry in self.manifest.entries:
+            self._check(entry)
+            self._groups.extend((entry, group, rows) for group, rows in enumerate(entry.row_groups))
+
+    @property
+    def width(self) -> int:
+        """D, the embedding width."""
+        assert self.manifest.encoder is not None
+        return int(self.manifest.encoder["width"])
+
+    @property
+    def group_rows(self) -> list[int]:
+        """Rows of each row group, in order."""
+        return [rows for _, _, rows in self._groups]
+
+    def read_group(self, index: int) -> EmbeddedRows:
+        """Rows of row group `index` of the whole folder. Raises ShardError."""
+        return rows_of(self._table(index))
+
+    def read_texts(self, index: int) -> Texts:
+        """The texts of row group `index`; its embeddings are not read. Raises ShardError."""
+        table = self._table(index, ["id", "question", "cot", "answer", "num_latents"])
+        ids, questions, cots, answers, num_latents = (column.to_pylist() for column in table.columns)
+        return Texts(ids=ids, questions=questions, cots=cots, answers=answers, num_latents=num_latents)
+
+    def _table(self, index: int, columns: list[str] | None = None) -> pa.Table:
+        """Columns of a row group, by default all of them."""
+        entry, group, _ = self._groups[index]
+        try:
+            with self._files.open(entry.file) as stream:
+                file = pq.ParquetFile(
+                    stream, metadata=self._footers.get(entry.file), page_checksum_verification=True, pre_buffer=False
+                )
+                self._footers[entry.file] = file.metadata
+                if not file.schema_arrow.equals(self.manifest.schema):
+                    raise ShardError(
+                        f"{self.folder}/{entry.file} has other columns than its manifest says: don't trust it"
+                    )
+                return file.read_row_group(group, columns=columns)
+        except (OSError, pa.ArrowException) as error:
+            raise _unreadable(f"{self.folder}/{entry.file}", error) from error
+
+    def __iter__(self) -> Iterator[EmbeddedRows]:
+        """Every row group in order."""
+        return (self.read_group(index) for index in range(len(self._groups)))
+
+    def _check(self, entry: ShardEntry) -> None:
+        try:
+            size = self._files.size(entry.file)
+        except OSError as error:
+            raise _unreadable(f"{self.folder}/{entry.file}", error) from error
+        if size != entry.bytes:
+            raise ShardError(
+                f"{self.folder}/{entry.file} has {size} bytes, its manifest says {entry.bytes}: "
+                "the same `rotdata embed` makes it anew"
+            )
+        if sum(entry.row_groups) != entry.rows:
+            grouped = sum(entry.row_groups)
+            raise ShardError(f"{self.folder}/{MANIFEST} has row groups of {grouped} rows in a shard of {entry.rows}")
+
+
+def rows_of(table: pa.Table) -> EmbeddedRows:
+    """A table of an embedding shard as plain arrays."""
+    column = table.column("embedding").combine_chunks()
+    if isinstance(column, pa.ChunkedArray):
+        column = column.chunk(0) if column.num_chunks else pa.array([], type=column.type)
+    vectors = column.values
+    values = vectors.values.to_numpy(zero_copy_only=True).reshape(-1, vectors.type.list_size)
+    if "scale" in table.column_names:
+        scales = table.column("scale").combine_chunks()
+        scales = scales.chunk(0) if isinstance(scales, pa.ChunkedArray) and scales.num_chunks else scales
+        values = restore(values, scales.flatten().to_numpy())
+    return EmbeddedRows(
+        ids=table.column("id").to_pylist(),
+        questions=table.column("question").to_pylist(),
+        cots=table.column("cot").to_pylist(),
+        answers=table.column("answer").to_pylist(),
+        spans=table.column("spans").to_pylist(),
+        offsets=column.offsets.to_numpy().astype(np.int64),
+        embedding_LD=values,
+    )
+
+
+def _unreadable(path: Path | str, error: Exception | str) -> ShardError:
+    return ShardError(f"{path} can't be read ({error}): it is missing, truncated or damaged; make it again")

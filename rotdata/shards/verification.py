@@ -1,0 +1,112 @@
+"""Folders of shards held against their manifests: hashes, counts and finiteness, every mismatch by name."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow.parquet as pq
+
+from rotdata.errors import ShardError
+from rotdata.shards.files import MANIFEST, REJECTS, holds_bytes
+from rotdata.shards.manifest import Manifest, ShardEntry
+from rotdata.shards.reader import read_table, rows_of
+from rotdata.shards.rejects import read_rejects, reject_line, rejects_by_shard, rejects_sha256
+
+_LISTED = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Mismatch:
+    """Something in a folder that is not as the manifest says."""
+
+    file: str
+    problem: str
+
+
+def verify(folder: Path) -> tuple[Manifest | None, list[Mismatch]]:
+    """Recompute hashes, counts and finiteness of a folder: its manifest and every mismatch found.
+
+    A manifest that can't be trusted is the only mismatch then, and None comes in its place. Raises ShardError if there
+    is no manifest at all.
+    """
+    try:
+        manifest = Manifest.load(folder)
+    except ShardError as error:
+        if not (folder / MANIFEST).exists():
+            raise
+        return None, [Mismatch(MANIFEST, str(error))]
+    found: list[Mismatch] = []
+    for index in manifest.planned:
+        entry = manifest.shards.get(index)
+        if entry is None:
+            found.append(Mismatch(manifest.shard_file(index), "not made yet: run the same command again"))
+        else:
+            found.extend(Mismatch(entry.file, problem) for problem in _problems(folder, manifest, entry))
+    known = {MANIFEST, REJECTS, *map(manifest.shard_file, manifest.planned)}
+    strangers = sorted(path.name for path in folder.iterdir() if path.name not in known)
+    found.extend(Mismatch(name, "not of this folder: remove it") for name in strangers)
+    found.extend(Mismatch(REJECTS, problem) for problem in _rejects_problems(folder, manifest))
+    if manifest.finished and manifest.part is None and manifest.rows_done != manifest.plan.rows_in:
+        done = manifest.rows_done
+        found.append(Mismatch(MANIFEST, f"{done} rows out and rejected, {manifest.plan.rows_in} rows in"))
+    return manifest, found
+
+
+def listed(found: Sequence[Mismatch]) -> str:
+    """The first mismatches in words, for a message."""
+    first = "; ".join(f"{each.file}: {each.problem}" for each in found[:_LISTED])
+    return f"{first} and {len(found) - _LISTED} more" if len(found) > _LISTED else first
+
+
+def intact(folder: Path, entry: ShardEntry) -> bool:
+    """Whether the shard's file is byte for byte what the manifest says."""
+    return holds_bytes(folder / entry.file, entry.bytes, entry.sha256)
+
+
+def _rejects_problems(folder: Path, manifest: Manifest) -> Iterator[str]:
+    try:
+        rejects = read_rejects(folder)
+    except ShardError as error:
+        yield str(error)
+        return
+    if len(rejects) != manifest.total("rejected"):
+        yield f"{len(rejects)} lines, the manifest counts {manifest.total('rejected')}"
+        return
+    stored = (folder / REJECTS).read_bytes() if rejects else b""
+    if stored != b"".join(map(reject_line, rejects)):
+        yield "not as it was written: it was damaged or edited"
+        return
+    by_shard = rejects_by_shard(rejects)
+    for index, entry in sorted(manifest.shards.items()):
+        if rejects_sha256(by_shard[index]) != entry.rejects_sha256:
+            yield f"the lines of shard {index} have another SHA-256 than the manifest's"
+
+
+def _problems(folder: Path, manifest: Manifest, entry: ShardEntry) -> Iterator[str]:
+    path = folder / entry.file
+    if not path.is_file():
+        yield "missing"
+        return
+    if not intact(folder, entry):
+        yield f"{path.stat().st_size} bytes with another SHA-256 than the manifest's {entry.bytes} bytes"
+        return
+    table = read_table(folder, entry)
+    metadata = pq.read_metadata(path)
+    row_groups = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
+    if row_groups != entry.row_groups:
+        yield f"row groups of {row_groups}, the manifest says {entry.row_groups}"
+    if table.num_rows != entry.rows:
+        yield f"{table.num_rows} rows, the manifest says {entry.rows}"
+    latents = sum(table.column("num_latents").to_pylist())
+    if latents != entry.latents:
+        yield f"{latents} latents, the manifest says {entry.latents}"
+    if manifest.kind == "embeddings":
+        rows = rows_of(table)
+        counted = np.diff(rows.offsets).tolist()
+        if counted != table.column("num_latents").to_pylist():
+            yield "num_latents differs from the embeddings' lengths"
+        if not np.isfinite(rows.embedding_LD).all():
+            yield "embeddings that are not finite"
