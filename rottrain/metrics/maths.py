@@ -26,6 +26,9 @@ TIMEOUT_S = 5.0
 MEMORY_BYTES = 2 << 30
 MAX_CHARACTERS = 1000
 """Longer texts are no answers to a problem: they are not looked at."""
+RELATIVE_TOLERANCE = 1e-4
+"""By what share of the larger one two numbers may differ: math-verify's own tolerance is absolute, in which all tiny
+numbers are 0."""
 
 
 def same(prediction: str, reference: str) -> bool:
@@ -116,11 +119,39 @@ def _answer(line: str, answers: IO[str], nowhere: IO[str], timeout_s: float) -> 
 def _compare(prediction: str, reference: str) -> bool:
     from math_verify import LatexExtractionConfig, parse, verify
 
+    _compare_by_size()
+
     def parsed(latex: str) -> list[object]:
         text = " ".join(latex.replace("$", "").split())
         return parse(f"${text}$", [LatexExtractionConfig()], fallback_mode="no_fallback", parsing_timeout=0)
 
     return bool(verify(parsed(reference), parsed(prediction), timeout_seconds=0))
+
+
+@cache
+def _compare_by_size() -> None:
+    """Have math-verify take two numbers for the same only if they are near each other for their size, also in sets."""
+    from math_verify import grader
+    from sympy import Expr, Float
+
+    same_numbers = grader.sympy_numeric_eq
+
+    def value(formula: Expr) -> Expr:
+        """A formula's value, its constant term where there are unknowns."""
+        found = formula.doit().subs(dict.fromkeys(formula.free_symbols, 0)).evalf(30)
+        return Float(0) if isinstance(found, Float) and found._prec == 1 else found  # noqa: SLF001 -- no digit is known
+
+    def near(left: object, right: object, *rounding: int) -> bool:
+        if not same_numbers(left, right, *rounding):
+            return False
+        if not (isinstance(left, Expr) and isinstance(right, Expr)) or left == right:
+            return True
+        ours, theirs = value(left), value(right)
+        if not (ours.is_finite and theirs.is_finite):
+            return True
+        return bool(abs(ours - theirs) <= RELATIVE_TOLERANCE * max(abs(ours), abs(theirs)))
+
+    grader.sympy_numeric_eq = near
 
 
 if __name__ == "__main__":

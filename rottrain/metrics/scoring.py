@@ -17,6 +17,8 @@ MARK = "####"
 DOUBLE_TOLERANCE = Fraction(1, 1000)
 """By how much an answer may miss a reference that is a double's digits: the rule of PAL, from which GSM-Hard comes."""
 
+_NO_NUMBER = re.compile(r"[-+]?(?:nan|inf(?:inity)?)", re.IGNORECASE)
+"""What a computation that went wrong prints: no answer, not even to a reference that says the same."""
 _MAX_NUMBER = 500  # characters: longer texts are compared as texts
 _MAX_EXPONENT = 300  # as large as a double's; 1e999999999 would take all memory
 
@@ -98,6 +100,8 @@ def equal(prediction: str, reference: str, kind: Kind) -> bool:
     what counts as a number, and what is deliberately not the same.
     """
     prediction, reference = prediction.strip(), reference.strip()
+    if _NO_NUMBER.fullmatch(prediction):
+        return False
     if not prediction or prediction == reference:
         return bool(prediction)
     left, right = to_number(prediction, kind), to_number(reference, kind)

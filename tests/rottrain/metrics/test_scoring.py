@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rottrain.metrics import maths
-from rottrain.metrics.scoring import equal, extract, extract_flexible, to_number
+from rottrain.metrics.scoring import Kind, equal, extract, extract_flexible, to_number
 
 NUMBERS = [
     # prediction, reference, whether they are the same number
@@ -318,8 +318,9 @@ def test_any_two_texts_get_a_verdict_that_does_not_depend_on_their_order(left: s
 
 
 @given(text=st.text(max_size=12))
-def test_any_text_but_a_blank_one_is_the_same_as_itself(text: str) -> None:
-    assert equal(text, text, "math") is equal(text, text, "number") is bool(text.strip())
+def test_any_text_but_a_blank_one_and_no_number_is_the_same_as_itself(text: str) -> None:
+    says = bool(text.strip()) and text.strip().lower().lstrip("+-") not in {"nan", "inf", "infinity"}
+    assert equal(text, text, "math") is equal(text, text, "number") is says
 
 
 @pytest.mark.parametrize("kind", ["number", "math"])
@@ -451,3 +452,50 @@ def test_a_maths_answer_that_is_not_declared_is_the_last_formula(reply: str, ans
 def test_any_reply_gives_one_line(reply: str) -> None:
     assert "\n" not in extract(reply)
     assert "\n" not in extract_flexible(reply, "math")
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference"),
+    [
+        (r"\frac{1}{2^{98}}", r"\frac{1}{2^{99}}"),
+        (r"\frac{1}{2006!}", r"\frac{1}{2004!}"),
+        (r"\pi / 10^{20}", r"e / 10^{20}"),
+        (r"x=\frac{1}{2^{98}}", r"\frac{1}{2^{99}}"),
+        (r"(1,\frac{1}{2^{98}})", r"(1,\frac{1}{2^{99}})"),
+        (r"\{1,\frac{1}{2^{98}}\}", r"\{1,\frac{1}{2^{99}}\}"),
+        (r"[0,\frac{1}{2^{98}}]", r"[0,\frac{1}{2^{99}}]"),
+        (r"\frac{1}{2^{98}} < x", r"\frac{1}{2^{99}} < x"),
+        (r"\begin{pmatrix}\frac{1}{2^{98}}\end{pmatrix}", r"\begin{pmatrix}\frac{1}{2^{99}}\end{pmatrix}"),
+        (r"\frac{1}{2^{98}}", "0"),
+        ("0.0000004", r"\frac{1}{2^{98}}"),
+    ],
+)
+def test_tiny_numbers_are_told_apart(prediction: str, reference: str) -> None:
+    assert not equal(prediction, reference, "math")
+    assert not equal(reference, prediction, "math")
+
+
+@pytest.mark.parametrize(
+    ("prediction", "reference"),
+    [
+        (r"\frac{1}{2006!}", r"\frac{1}{2006 \cdot 2005!}"),
+        (r"\frac{1}{2^{98}}", r"\frac{1}{2 \cdot 2^{97}}"),
+        (r"\sqrt{2}\sqrt{2} - 2", "0"),
+        (r"\sqrt{3+2\sqrt2} - 1 - \sqrt2", "0"),
+        (r"\sin(\pi)", "0"),
+        ("3.1415927", r"\pi"),
+        (r"(0, \infty)", r"(0, +\infty)"),
+    ],
+)
+def test_the_same_number_in_another_form_is_the_same_however_small(prediction: str, reference: str) -> None:
+    assert equal(prediction, reference, "math")
+
+
+@pytest.mark.parametrize("kind", ["number", "math"])
+@pytest.mark.parametrize("text", ["nan", "NaN", "-nan", "inf", "Infinity", "-inf", "+Inf"])
+def test_what_is_no_number_equals_nothing_not_even_itself(text: str, kind: Kind) -> None:
+    assert not equal(text, text, kind)
+
+
+def test_infinity_in_latex_is_an_answer() -> None:
+    assert equal(r"\infty", r"\infty", "math")
