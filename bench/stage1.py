@@ -58,7 +58,7 @@ def figures() -> Iterator[dict[str, Any]]:
         return _encoded(tower, text, encoder.geometry)
 
     for rollout in ("student", "teacher"):
-        learner = Learner(backbone, head, Stage1Config(rollout=rollout))
+        learner = Learner(backbone, head, Stage1Config.paper(rollout=rollout))
         ours = _step(learner, batch)
         loop = _loop(learner, encode, problems, forced=rollout == "teacher")
         difference = abs(ours() - loop())

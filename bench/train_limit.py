@@ -45,8 +45,8 @@ def figures() -> Iterator[dict[str, Any]]:
         pipeline.render(Source(location="toy", corpus="toy", limit=BATCH * STEPS), StripStyle(), strips)
         pipeline.embed(strips, load_encoder(model, dtype="float32", device="cpu"), embedded)
         for name, recipe in (
-            ("train-limit", Stage1Config(rollout="teacher")),
-            ("train-limit-stage2", Stage2Config(rollout="teacher", trainable="full", train_head=True)),
+            ("train-limit", Stage1Config.paper(rollout="teacher")),
+            ("train-limit-stage2", Stage2Config.paper(rollout="teacher", trainable="full", train_head=True)),
         ):
             torch.manual_seed(0)
             backbone = Backbone.load(model, dtype=torch.float32, device="cpu")

@@ -1,6 +1,7 @@
 """What decides a training run: one frozen dataclass a stage; unknown keys are errors. Knows nothing of torch.
 
-The defaults are the paper's recipe (docs/glossary.md gives sources); RECIPES says what the others change.
+The defaults are the recipe `fast`, the best that was found here; RECIPES says what the paper's changes in them
+(docs/glossary.md gives its sources).
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import NoneType
-from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
+from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
 from rotdata.errors import UsageError
 
@@ -135,7 +136,7 @@ class LoraSettings:
 class TrainConfig:
     """What all training shares."""
 
-    trainable: Trainable
+    trainable: Trainable = "full"
     """What learns beside what a stage always trains: nothing, LoRA, all of the language model, or its output rows."""
     lora: LoraSettings = LoraSettings()
     batch_size: int = 16
@@ -148,10 +149,10 @@ class TrainConfig:
     """Stop after so many steps, whatever epochs says."""
     lr: float = 2e-5
     weight_decay: float = 1e-2
-    adam_beta2: float = 0.999
+    adam_beta2: float = 0.98
     max_grad_norm: float = 1.0
     scheduler: Scheduler = "constant"
-    warmup_steps: int = 0
+    warmup_steps: int = 50
     seed: int = 0
     precision: Precision = "auto"
     """Of the language model: float32; bfloat16, its weights too; or mixed, with weights, gradients and optimizer in
@@ -169,6 +170,11 @@ class TrainConfig:
     validation_steps: int | None = None
     """Validate every so many steps; by default ten times a run."""
 
+    @classmethod
+    def paper(cls, **changes: Any) -> Self:
+        """The paper's recipe with `changes`."""
+        return cls(**RECIPES["paper"][cls] | changes)
+
     def __post_init__(self) -> None:
         """Raise UsageError for values that can't train."""
         _check_positive(
@@ -185,13 +191,13 @@ class TrainConfig:
 class LatentConfig(TrainConfig):
     """What the stages that train on latents share."""
 
-    rollout: str = "student"
-    """How a step's latents are produced: fed back on themselves, as the paper trains, or see `rollout_phases`."""
+    rollout: str
+    """How a step's latents are produced, see `rollout_phases`; the paper's `student` feeds them back on themselves."""
     train_tokens: bool = False
     """Whether the rows of the begin and end token are trained with the adapter."""
     cache_gradient: bool = True
     """Whether gradients run back through the key-value cache of earlier latents, as in the reference."""
-    input_noise: float = 0.0
+    input_noise: float = 0.3
     """Most noise put on the latents that a parallel sweep reads, in standard deviations of the targets; each row draws
     its own share of it."""
     budget: int | None = None
@@ -200,18 +206,18 @@ class LatentConfig(TrainConfig):
     """How: shorter strips followed by blank latents and longer ones cut, longer ones cut alone, or longer ones
     resampled."""
     alignment: Alignment = "mse"
-    align_weight: float
-    """Weight of the alignment loss; the paper's lambda is 10, on the mean over dimensions."""
+    align_weight: float = 1.0
+    """Weight of the alignment loss; the paper's lambda is 10 in stage 1, on the mean over dimensions."""
     align_reduction: Reduction = "mean"
     """Over the dimensions of a latent: the mean, as the reference has it, or the sum, as the paper writes."""
     answer_weight: float = 1.0
     """Weight of the cross-entropy of end token and answer, given the latents."""
-    answer_after: AnswerAfter = "budget"
+    answer_after: AnswerAfter = "drawn"
     """How many latents come before end token and answer in training: all, or, drawn for each row and step, any number
     from the last that says something on, so that a thought that was stopped is nothing new."""
-    glyph_weight: float = 0.0
+    glyph_weight: float = 2.0
     """Weight of the glyph probe's cross-entropy: it names the characters that each predicted latent shows."""
-    halt_weight: float = 0.0
+    halt_weight: float = 0.1
     """Weight of the halt loss: at every latent, whether it is the last that says something."""
 
     def __post_init__(self) -> None:
@@ -230,9 +236,8 @@ class LatentConfig(TrainConfig):
 class Stage1Config(LatentConfig):
     """Stage 1, visual alignment: the head learns to predict the strip's latents, in the paper on a frozen model."""
 
-    trainable: Trainable = "head"
-    align_weight: float = 10.0
-    scaling: Scaling = "none"
+    rollout: str = "teacher, jacobi:0-1@0.5"
+    scaling: Scaling = "dimension"
     """Statistics by which latents are made alike in scale: the head predicts scaled ones, the alignment loss compares
     them. Kept in the checkpoint; stage 2 takes them over."""
     head: HeadConfig = HeadConfig()
@@ -247,11 +252,11 @@ class Stage1Config(LatentConfig):
 class Stage2Config(LatentConfig):
     """Stage 2, latent fine-tuning: the model learns to answer from its latents, in the paper by LoRA."""
 
+    rollout: str = "mixed"
     epochs: float = 2.0
-    trainable: Trainable = "lora"
-    train_head: bool = False
+    scheduler: Scheduler = "cosine"
+    train_head: bool = True
     """Whether the head of stage 1 goes on learning."""
-    align_weight: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -260,8 +265,8 @@ class SftConfig(TrainConfig):
 
     mode: SftMode
     """What is taught: cot is chain of thought and answer, no-cot the answer alone."""
-    trainable: Trainable = "lora"
     epochs: float = 2.0
+    scheduler: Scheduler = "cosine"
 
     def __post_init__(self) -> None:
         """Raise UsageError for values that can't train."""
@@ -270,33 +275,27 @@ class SftConfig(TrainConfig):
         _check_choice(self, "trainable", ("lora", "full", "lm-head"))  # there is no head beside it
 
 
-_FAST = {
-    "trainable": "full",
-    "align_weight": 1.0,
-    "answer_after": "drawn",
-    "glyph_weight": 2.0,
-    "halt_weight": 0.1,
-    "input_noise": 0.3,
-    "warmup_steps": 50,
-    "adam_beta2": 0.98,
+_PAPER = {"adam_beta2": 0.999, "scheduler": "constant", "warmup_steps": 0}
+_PAPER_LATENTS = _PAPER | {
+    "rollout": "student",
+    "answer_after": "budget",
+    "glyph_weight": 0.0,
+    "halt_weight": 0.0,
+    "input_noise": 0.0,
 }
 RECIPES: dict[Recipe, dict[type[TrainConfig], dict[str, Any]]] = {
-    "paper": {Stage1Config: {}, Stage2Config: {}, SftConfig: {}},
-    "fast": {
-        Stage1Config: _FAST | {"scaling": "dimension", "rollout": "teacher, jacobi:0-1@0.5"},
-        Stage2Config: _FAST
-        | {
-            "train_head": True,
-            "scheduler": "cosine",
-            "rollout": "mixed",
-        },
-        SftConfig: {"trainable": "full", "warmup_steps": 50, "adam_beta2": 0.98, "scheduler": "cosine"},
+    "fast": {Stage1Config: {}, Stage2Config: {}, SftConfig: {}},
+    "paper": {
+        Stage1Config: _PAPER_LATENTS | {"trainable": "head", "align_weight": 10.0, "scaling": "none"},
+        Stage2Config: _PAPER_LATENTS | {"trainable": "lora", "align_weight": 0.0, "train_head": False},
+        SftConfig: _PAPER | {"trainable": "lora"},
     },
 }
+DEFAULT_RECIPE: Recipe = "fast"
 """What each recipe changes in the defaults."""
 
 
-def load_yaml(kind: type[_Config], file: Path | None, *, recipe: Recipe = "paper", **overrides: Any) -> _Config:
+def load_yaml(kind: type[_Config], file: Path | None, *, recipe: Recipe = DEFAULT_RECIPE, **overrides: Any) -> _Config:
     """A config of `kind` from a recipe, a YAML file and overrides, of which None means "not given"; later ones win.
 
     Raises UsageError for unknown keys and values that can't be.

@@ -45,6 +45,7 @@ from rottrain.cli.options import (
     WarmupSteps,
     Workers,
 )
+from rottrain.config import DEFAULT_RECIPE
 
 _CARRIED_OUT = "resume limit workers report_to dry_run json_"
 """Options of training commands that are no part of the recipe."""
@@ -55,7 +56,7 @@ def stage1(
     out: Out,
     model: Model = "tiny",
     config: Config = None,
-    recipe: RecipeOption = "fast",
+    recipe: RecipeOption = DEFAULT_RECIPE,
     rollout: RolloutOption = None,
     max_steps: MaxSteps = None,
     epochs: Epochs = None,
@@ -113,7 +114,7 @@ def stage2(
     out: Out,
     model: Model = "tiny",
     config: Config = None,
-    recipe: RecipeOption = "fast",
+    recipe: RecipeOption = DEFAULT_RECIPE,
     rollout: RolloutOption = None,
     max_steps: MaxSteps = None,
     epochs: Epochs = None,
@@ -168,7 +169,7 @@ def sft(
     out: Out,
     model: Model = "tiny",
     config: Config = None,
-    recipe: RecipeOption = "fast",
+    recipe: RecipeOption = DEFAULT_RECIPE,
     max_steps: MaxSteps = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,

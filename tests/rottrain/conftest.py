@@ -75,7 +75,7 @@ def embedded(short_strips: Path, tiny_folder: Path) -> Path:
 def stage1_checkpoint(embedded: Path, tiny_folder: Path) -> Path:
     """A finished stage-1 checkpoint of a few teacher-forced steps. Read only."""
     out = embedded.parent / "stage1"
-    config = Stage1Config(rollout="teacher", batch_size=4, max_steps=2, lr=1e-2, head=HeadConfig(hidden=16))
+    config = Stage1Config.paper(rollout="teacher", batch_size=4, max_steps=2, lr=1e-2, head=HeadConfig(hidden=16))
     run_stage1(embedded, str(tiny_folder), out, config)
     return out
 
@@ -84,7 +84,9 @@ def stage1_checkpoint(embedded: Path, tiny_folder: Path) -> Path:
 def stage2_checkpoint(embedded: Path, tiny_folder: Path, stage1_checkpoint: Path) -> Path:
     """A finished stage-2 checkpoint whose adapter has moved far enough to change answers. Read only."""
     out = embedded.parent / "stage2"
-    config = Stage2Config(rollout="teacher", batch_size=4, max_steps=2, lr=3e-2, lora=LoraSettings(rank=4, dropout=0.0))
+    config = Stage2Config.paper(
+        rollout="teacher", batch_size=4, max_steps=2, lr=3e-2, lora=LoraSettings(rank=4, dropout=0.0)
+    )
     run_stage2(embedded, str(tiny_folder), stage1_checkpoint, out, config)
     return out
 
@@ -107,5 +109,5 @@ def at_step(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 def cot_checkpoint(embedded: Path, tiny_folder: Path) -> Path:
     """The base model, fine-tuned in words for one step. Read only."""
     out = embedded.parent / "cot"
-    run_sft(embedded, str(tiny_folder), out, SftConfig(mode="cot", batch_size=2, max_steps=1))
+    run_sft(embedded, str(tiny_folder), out, SftConfig.paper(mode="cot", batch_size=2, max_steps=1))
     return out

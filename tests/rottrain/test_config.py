@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,7 @@ import pytest
 from rotdata.errors import UsageError
 from rottrain.config import (
     ALL_SWEEPS,
+    DEFAULT_RECIPE,
     RECIPES,
     HeadConfig,
     LoraSettings,
@@ -31,8 +33,8 @@ def written(folder: Path, text: str) -> Path:
     return file
 
 
-def test_the_defaults_are_the_paper_s_recipe() -> None:
-    first, second = Stage1Config(), Stage2Config()
+def test_the_paper_s_recipe_has_its_figures() -> None:
+    first, second = Stage1Config.paper(), Stage2Config.paper()
     shared = ("rollout", "batch_size", "lr", "weight_decay", "scheduler", "warmup_steps", "answer_weight")
     expected = ("student", 16, 2e-5, 1e-2, "constant", 0, 1.0)
     for recipe in (first, second):
@@ -40,6 +42,14 @@ def test_the_defaults_are_the_paper_s_recipe() -> None:
     assert (first.epochs, first.align_weight, first.align_reduction) == (1.0, 10.0, "mean")
     assert (second.epochs, second.align_weight, second.cache_gradient) == (2.0, 0.0, True)
     assert (second.lora.rank, second.lora.alpha, second.lora.dropout) == (16, 32, 0.05)
+
+
+@pytest.mark.parametrize("kind", [Stage1Config, Stage2Config, functools.partial(SftConfig, mode="cot")])
+def test_the_commands_default_to_what_the_classes_default_to(kind: Any) -> None:
+    words = kind.keywords if isinstance(kind, functools.partial) else {}
+    plain = kind.func if isinstance(kind, functools.partial) else kind
+    assert load_yaml(plain, None, **words) == kind() == load_yaml(plain, None, recipe=DEFAULT_RECIPE, **words)
+    assert load_yaml(plain, None, recipe="paper", **words) == plain.paper(**words) != kind()
 
 
 @pytest.mark.parametrize("recipe", [Stage1Config(), Stage2Config()])
@@ -202,7 +212,7 @@ def test_recipes_change_defaults_and_yield_to_files_and_options(
     monkeypatch.setitem(RECIPES["fast"], Stage1Config, {"lr": 5e-4, "batch_size": 2, "seed": 7})
     recipe = load_yaml(Stage1Config, written(tmp_path, "batch_size: 8\nseed: 9\n"), recipe="fast", seed=11)
     assert recipe == Stage1Config(lr=5e-4, batch_size=8, seed=11)
-    assert load_yaml(Stage1Config, None, recipe="paper") == Stage1Config()
+    assert load_yaml(Stage1Config, None, recipe="paper") == Stage1Config.paper()
 
 
 def test_how_gradients_are_come_by_decides_nothing() -> None:

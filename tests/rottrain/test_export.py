@@ -104,8 +104,8 @@ def test_rows_that_were_trained_and_a_table_that_grew_are_kept(
     pipeline.embed(short_strips, load_encoder(find_model(str(model)), device="cpu"), tmp_path / "shards")
     recipe: dict[str, Any] = {"rollout": "teacher", "batch_size": 4, "max_steps": 1, "lr": 3e-2}
     head = HeadConfig(hidden=16, activation="gelu")
-    run_stage1(tmp_path / "shards", str(model), tmp_path / "one", Stage1Config(head=head, **recipe))
-    second = Stage2Config(train_tokens=True, lora=LoraSettings(rank=2, dropout=0.0), **recipe)
+    run_stage1(tmp_path / "shards", str(model), tmp_path / "one", Stage1Config.paper(head=head, **recipe))
+    second = Stage2Config.paper(train_tokens=True, lora=LoraSettings(rank=2, dropout=0.0), **recipe)
     run_stage2(tmp_path / "shards", str(model), tmp_path / "one", tmp_path / "two", second)
     export.export(tmp_path / "two", tmp_path / "out")
     assert use(script_in(tmp_path / "out" / "README.md"), tmp_path / "out") == told(tmp_path / "two")
@@ -118,7 +118,9 @@ def test_whole_weights_need_no_base_model(
     checkpoint = stage2_checkpoint
     if weights is None:  # the base model's own weights have learnt
         checkpoint = tmp_path / "one"
-        recipe = Stage1Config(rollout="teacher", max_steps=1, lr=1e-2, trainable="full", head=HeadConfig(hidden=16))
+        recipe = Stage1Config.paper(
+            rollout="teacher", max_steps=1, lr=1e-2, trainable="full", head=HeadConfig(hidden=16)
+        )
         run_stage1(embedded, str(tiny_folder), checkpoint, recipe)
         with pytest.raises(UsageError, match="own weights have learnt in .*: export --weights whole"):
             export.export(checkpoint, tmp_path / "out", weights="adapter")
@@ -135,7 +137,7 @@ def test_whole_weights_need_no_base_model(
 def test_baselines_in_words_are_exported_too(
     embedded: Path, tiny_folder: Path, tmp_path: Path, use: Callable[..., str], mode: Any
 ) -> None:
-    config = SftConfig(mode=mode, max_steps=1, lr=1e-2, lora=LoraSettings(rank=2, dropout=0.0))
+    config = SftConfig.paper(mode=mode, max_steps=1, lr=1e-2, lora=LoraSettings(rank=2, dropout=0.0))
     run_sft(embedded, str(tiny_folder), tmp_path / "sft", config)
     export.export(tmp_path / "sft", tmp_path / "out")
     backbone, _ = checkpoints.load_text_model(tmp_path / "sft")

@@ -99,7 +99,7 @@ def adapted(backbone: Backbone, head: ProjectionHead, **recipe: object) -> Learn
     """A learner whose adapter does something, all that it can learn at work."""
     backbone.add_adapter(lora_of(backbone.folder.name), train_tokens=False)
     wake_adapter(backbone)
-    return Learner(backbone, head.requires_grad_(requires_grad=False), Stage2Config(align_weight=5.0, **recipe))
+    return Learner(backbone, head.requires_grad_(requires_grad=False), Stage2Config.paper(align_weight=5.0, **recipe))
 
 
 def test_every_family_that_can_be_embedded_for_can_be_trained() -> None:
@@ -120,7 +120,7 @@ def stage1(
         Source(location=str(short_rows), corpus="generic"), StripStyle(height_px=folder.factor_px()), strips
     )
     pipeline.embed(strips, load_encoder(folder, dtype="float32", device="cpu"), embedded)
-    config = Stage1Config(
+    config = Stage1Config.paper(
         rollout="teacher, jacobi:1@0.3, student@0.6",
         trainable="full",
         batch_size=4,
@@ -137,7 +137,7 @@ def test_a_family_is_embedded_for_trained_kept_and_asked(stage1: tuple[Path, Pat
     common = {"rollout": "jacobi:1, student@0.5", "batch_size": 4, "max_steps": 2, "lr": 3e-2, "train_head": True}
     common |= {"train_tokens": True, "halt_weight": 1.0, "lora": lora_of(folder.name)}
     for trainable, more in (("lora", {}), ("full", {"precision": "mixed", "gradient_checkpointing": True})):
-        config = Stage2Config(trainable=trainable, **common, **more)
+        config = Stage2Config.paper(trainable=trainable, **common, **more)
         out = tmp_path / trainable
         outcome = run_stage2(embedded, str(folder), start, out, config)
         assert outcome.steps == 2
@@ -396,7 +396,7 @@ def test_recomputing_changes_neither_loss_nor_gradient(folder: Path, trainable: 
             backbone.train_language(head_only=False)
         if again:
             backbone.recompute_gradients()
-        config = Stage2Config(trainable=trainable, rollout=rollouts, align_weight=5.0)
+        config = Stage2Config.paper(trainable=trainable, rollout=rollouts, align_weight=5.0)
         learner = Learner(backbone, random_head(backbone.width), config).train()
         sizes: dict[int, int] = {}
 

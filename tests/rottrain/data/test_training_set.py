@@ -22,7 +22,7 @@ from tests.rottrain.samples import as_batch
 
 
 def supply(embedded: Path, backbone: Backbone, **recipe: Any) -> Supply:
-    return Supply.of([Selection.of(EmbeddingShards(embedded))], backbone, Stage1Config(**recipe))
+    return Supply.of([Selection.of(EmbeddingShards(embedded))], backbone, Stage1Config.paper(**recipe))
 
 
 def row(latents: int) -> Example:

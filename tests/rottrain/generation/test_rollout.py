@@ -33,7 +33,7 @@ def stage2(backbone: Backbone, head: ProjectionHead, **recipe: Any) -> Learner:
     """A stage-2 learner without dropout whose adapter does something and whose latents have a loss of their own."""
     backbone.add_adapter(LoraSettings(rank=2, dropout=0.0), train_tokens=False)
     wake_adapter(backbone)
-    config = Stage2Config(align_weight=5.0, **recipe)
+    config = Stage2Config.paper(align_weight=5.0, **recipe)
     return Learner(backbone, head.requires_grad_(requires_grad=False), config)
 
 
@@ -116,11 +116,11 @@ def test_answers_are_drawn_from_the_last_latent_that_says_something_on(
     said = [2, 5, 1]
     batch = as_batch(backbone, random_examples(backbone, counts=(5, 5, 5)))
     batch["last_B"] = torch.tensor(said) - 1
-    learner = Learner(backbone, head, Stage1Config(answer_after="drawn")).train()
+    learner = Learner(backbone, head, Stage1Config.paper(answer_after="drawn")).train()
     drawn = torch.stack([learner.answered_after(batch) for _ in range(200)])
     assert [set(row.tolist()) for row in drawn.T] == [set(range(first, 6)) for first in said]
     assert learner.eval().answered_after(batch).tolist() == [5, 5, 5]
-    whole = Learner(backbone, head, Stage1Config()).train()
+    whole = Learner(backbone, head, Stage1Config.paper()).train()
     assert whole.answered_after(batch).tolist() == [5, 5, 5]
 
 
@@ -193,7 +193,7 @@ def widened(batch: Batch, *, prompt: int, latents: int, answer: int) -> Batch:
 def test_more_padding_changes_neither_loss_nor_gradient(
     backbone: Backbone, head: ProjectionHead, batch: Batch, mode: str
 ) -> None:
-    learner = Learner(backbone, head, Stage1Config(rollout=mode))
+    learner = Learner(backbone, head, Stage1Config.paper(rollout=mode))
     wide = widened(batch, prompt=6, latents=2, answer=3)
     results = [loss_and_gradients(learner, learner(**given)["loss"]) for given in (batch, wide)]
     assert_close(*results, **CLOSE)
@@ -217,7 +217,7 @@ def test_a_window_repeats_the_last_value_past_the_end() -> None:
 def test_a_stage_1_student_step_equals_the_naive_loop(
     backbone: Backbone, head: ProjectionHead, examples: list[Example]
 ) -> None:
-    learner = Learner(backbone, head, Stage1Config())
+    learner = Learner(backbone, head, Stage1Config.paper())
     assert {name.partition(".")[0] for name in learner.trained()} == {"head"}
     assert_same_step(learner, examples, naive_student)
 
@@ -225,7 +225,7 @@ def test_a_stage_1_student_step_equals_the_naive_loop(
 def test_a_stage_1_teacher_step_equals_the_naive_loop(
     backbone: Backbone, head: ProjectionHead, examples: list[Example]
 ) -> None:
-    assert_same_step(Learner(backbone, head, Stage1Config(rollout="teacher")), examples, naive_teacher)
+    assert_same_step(Learner(backbone, head, Stage1Config.paper(rollout="teacher")), examples, naive_teacher)
 
 
 def test_a_stage_2_student_step_equals_the_naive_loop(

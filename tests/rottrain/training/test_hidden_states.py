@@ -37,7 +37,7 @@ def run(embedded: Path, tiny_folder: Path, tmp_path: Path) -> Run:
         defaults = {"rollout": "teacher", "batch_size": 4, "epochs": 3, "lr": 1e-2, "head": head, "log_steps": 1}
         running = Running(cache_hidden=None if cache is None else tmp_path / cache)
         shards = [f"{embedded}:{weight}" for weight in weights]
-        return run_stage1(shards, str(tiny_folder), tmp_path / name, Stage1Config(**defaults | recipe), running)
+        return run_stage1(shards, str(tiny_folder), tmp_path / name, Stage1Config.paper(**defaults | recipe), running)
 
     return run
 
@@ -168,6 +168,6 @@ def test_states_that_change_are_not_kept(run: Run, tmp_path: Path, recipe: dict[
 
 
 def test_a_plan_keeps_nothing(embedded: Path, tiny_folder: Path, tmp_path: Path) -> None:
-    config = Stage1Config(rollout="teacher", head=HeadConfig(hidden=16), max_steps=1)
+    config = Stage1Config.paper(rollout="teacher", head=HeadConfig(hidden=16), max_steps=1)
     plan_stage1(embedded, str(tiny_folder), config, Running(cache_hidden=tmp_path / "cache"))
     assert not (tmp_path / "cache").exists()

@@ -37,7 +37,7 @@ def run(embedded: Path, tiny_folder: Path) -> Run:
 
     def run(out: Path, mode: Any = "cot", *, shards: Path = embedded, **recipe: Any) -> Outcome:
         defaults = {"batch_size": 4, "epochs": 2, "lr": 1e-2, "lora": LoraSettings(rank=2), "log_steps": 1}
-        return run_sft(shards, str(tiny_folder), out, SftConfig(mode=mode, **defaults | recipe))
+        return run_sft(shards, str(tiny_folder), out, SftConfig.paper(mode=mode, **defaults | recipe))
 
     return run
 
@@ -73,7 +73,7 @@ def test_the_loss_is_that_of_one_reply_after_the_other(backbone: Backbone, embed
     batch: Any = TextCollator(backbone.pad_id)(examples)
     assert batch.pop("ids") == [example.id for example in examples]
     backbone.train_language(head_only=False)
-    learner = TextLearner(backbone, SftConfig(mode=mode, trainable="full"))
+    learner = TextLearner(backbone, SftConfig.paper(mode=mode, trainable="full"))
     loss = learner(**batch)["loss"]
     assert_close(loss, torch.stack(expected).mean(), rtol=1e-5, atol=1e-5)
     loss.backward()
@@ -108,10 +108,10 @@ def test_a_checkpoint_answers_as_the_trained_model_did(
     backbone, config = checkpoints.load_text_model(tmp_path / "out")
     assert (config.stage, config.mode, config.learnt, config.head) == ("sft", "cot", [learnt], None)
     examples = examples_of(backbone, embedded)[-3:]
-    again = validate_text(TextLearner(backbone, SftConfig(mode="cot")), examples, kind="number")
+    again = validate_text(TextLearner(backbone, SftConfig.paper(mode="cot")), examples, kind="number")
     assert again == {name: value for name, value in outcome.validation.items() if name != "step"}
     base = Backbone.load(backbone.folder, dtype=torch.float32, device="cpu")
-    untrained = validate_text(TextLearner(base, SftConfig(mode="cot")), examples, kind="number")
+    untrained = validate_text(TextLearner(base, SftConfig.paper(mode="cot")), examples, kind="number")
     assert untrained["loss"] > again["loss"] + 0.1
     names = {path.name for path in (tmp_path / "out").iterdir()}
     kept = {"adapter"} if learnt == "adapter" else {"language.safetensors"}
@@ -131,7 +131,7 @@ def test_accuracy_is_of_generated_replies(backbone: Backbone, embedded: Path, mo
         ]
 
     monkeypatch.setattr(generate, "in_words", replies)
-    learner = TextLearner(backbone, SftConfig(mode="cot")).train()
+    learner = TextLearner(backbone, SftConfig.paper(mode="cot")).train()
     figures = validate_text(learner, examples, kind="number")
     assert (figures["accuracy"], figures["reasoning_tokens"]) == (0.75, 2.0)
     assert asked == [2 * max(len(example.taught_ids) for example in examples)]
@@ -156,7 +156,7 @@ def test_a_run_that_was_stopped_equals_one_that_never_was(
 
 
 def test_a_plan_says_what_a_run_takes(embedded: Path, tiny_folder: Path, backbone: Backbone) -> None:
-    config = SftConfig(mode="cot", trainable="full", batch_size=4, epochs=3, validation_rows=2)
+    config = SftConfig.paper(mode="cot", trainable="full", batch_size=4, epochs=3, validation_rows=2)
     plan = plan_sft(embedded, str(tiny_folder), config)
     assert (plan.rows, plan.validation_rows, plan.steps) == (8, 2, 6)
     assert plan.trainable_parameters == sum(value.numel() for value in backbone.model.parameters())
@@ -207,6 +207,6 @@ def test_a_checkpoint_in_words_is_none_of_latents_and_the_other_way_round(
     with pytest.raises(CheckpointError, match="in words and has no head: evaluate it with --no-cot-checkpoint"):
         RoT.from_pretrained(tmp_path / "out")
     with pytest.raises(CheckpointError, match="is a sft checkpoint: stage 2 starts --from one of stage 1"):
-        run_stage2(embedded, str(tiny_folder), tmp_path / "out", tmp_path / "two", Stage2Config())
+        run_stage2(embedded, str(tiny_folder), tmp_path / "out", tmp_path / "two", Stage2Config.paper())
     with pytest.raises(CheckpointError, match="is a stage1 checkpoint: one of `rottrain sft` is needed"):
         checkpoints.load_text_model(stage1_checkpoint)

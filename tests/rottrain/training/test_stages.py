@@ -72,7 +72,7 @@ def first(embedded: Path, tiny_folder: Path) -> Run:
         **recipe: Any,
     ) -> Outcome:
         defaults = {"rollout": "teacher", "batch_size": 4, "epochs": 2, "lr": 1e-2, "head": HEAD_16, "log_steps": 1}
-        config = Stage1Config(**defaults | recipe)
+        config = Stage1Config.paper(**defaults | recipe)
         shards = embedded if weights is None else [f"{embedded}:{weight}" for weight in weights]
         running = Running(resume=resume, limit=limit, workers=workers, report_to=report_to)
         return run_stage1(shards, str(tiny_folder), out, config, running)
@@ -89,7 +89,7 @@ def second(embedded: Path, tiny_folder: Path, stage1_checkpoint: Path) -> Run:
     ) -> Outcome:
         lora = LoraSettings(rank=2, dropout=0.2)
         defaults = {"rollout": "teacher", "batch_size": 4, "epochs": 2, "lr": 1e-2, "lora": lora, "log_steps": 1}
-        return run_stage2(shards, str(model), start, out, Stage2Config(**defaults | recipe))
+        return run_stage2(shards, str(model), start, out, Stage2Config.paper(**defaults | recipe))
 
     return run
 
@@ -144,7 +144,9 @@ def assert_equal_weights(left: dict[str, Tensor], right: dict[str, Tensor]) -> N
 
 
 def test_a_plan_says_what_a_run_takes_and_does_nothing(embedded: Path, tiny_folder: Path, backbone: Backbone) -> None:
-    config = Stage1Config(head=HEAD_16, batch_size=4, accumulate=2, epochs=3, validation_rows=1, rollout="teacher")
+    config = Stage1Config.paper(
+        head=HEAD_16, batch_size=4, accumulate=2, epochs=3, validation_rows=1, rollout="teacher"
+    )
     plan = plan_stage1(embedded, str(tiny_folder), config)
     assert (plan.rows, plan.validation_rows, plan.steps) == (9, 1, 6)
     head = ProjectionHead(width_in=192, width_out=192, hidden=16, activation="swiglu")
@@ -289,7 +291,7 @@ def test_the_best_weights_are_kept(first: Run, tmp_path: Path, monkeypatch: pyte
 def test_sweeps_are_drawn_by_step_and_phases_follow_the_run(
     backbone: Backbone, head: ProjectionHead, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    learner = Learner(backbone, head, Stage1Config(rollout="teacher, jacobi:2-5@0.5, student@0.8"))
+    learner = Learner(backbone, head, Stage1Config.paper(rollout="teacher, jacobi:2-5@0.5, student@0.8"))
     drawn: list[int] = []
     monkeypatch.setattr(
         "rottrain.generation.rollout.iterate", lambda _b, _h, _p, start, sweeps: drawn.append(sweeps) or start
@@ -345,14 +347,14 @@ def test_begin_and_end_rows_learn_where_asked_and_are_found_again(
 
 
 def test_stage_1_leaves_the_language_model_in_inference_mode(backbone: Backbone, head: ProjectionHead) -> None:
-    learner = Learner(backbone, head, Stage1Config()).train()
+    learner = Learner(backbone, head, Stage1Config.paper()).train()
     assert learner.head.training
     assert not learner.language.training
 
 
 def test_stage_2_drops_out_only_while_it_trains(backbone: Backbone, head: ProjectionHead) -> None:
     backbone.add_adapter(LoraSettings(rank=2, dropout=0.5), train_tokens=False)
-    learner = Learner(backbone, head.requires_grad_(requires_grad=False), Stage2Config(rollout="teacher"))
+    learner = Learner(backbone, head.requires_grad_(requires_grad=False), Stage2Config.paper(rollout="teacher"))
     with torch.no_grad():
         for name, value in learner.trained().items():
             value.normal_(std=0.1 if "lora_B" in name else 1.0)
@@ -426,7 +428,7 @@ def test_mixed_precision_keeps_weights_and_gradients_in_float32(tiny_folder: Pat
     for kind in ("float32", "mixed"):
         backbone = load_backbone(folder, kind)
         backbone.train_language(head_only=False)
-        learner = Learner(backbone, random_head(192), Stage1Config(trainable="full", rollout="jacobi:2"))
+        learner = Learner(backbone, random_head(192), Stage1Config.paper(trainable="full", rollout="jacobi:2"))
         batch: Any = as_batch(backbone, random_examples(backbone))
         learner(**batch)["loss"].backward()
         gradients.append({name: value.grad for name, value in learner.trained().items()})
@@ -484,8 +486,8 @@ def test_a_model_with_a_full_table_and_its_own_head_goes_through_both_stages(
     pipeline.embed(short_strips, load_encoder(find_model(str(model)), device="cpu"), tmp_path / "embedded")
     recipe = {"rollout": "teacher", "batch_size": 4, "max_steps": 1}
     shards = tmp_path / "embedded"
-    run_stage1(shards, str(model), tmp_path / "one", Stage1Config(head=HEAD_16, **recipe))
-    config = Stage2Config(train_tokens=True, lora=LoraSettings(rank=2), **recipe)
+    run_stage1(shards, str(model), tmp_path / "one", Stage1Config.paper(head=HEAD_16, **recipe))
+    config = Stage2Config.paper(train_tokens=True, lora=LoraSettings(rank=2), **recipe)
     run_stage2(shards, str(model), tmp_path / "one", tmp_path / "two", config)
     [made] = RoT.from_pretrained(tmp_path / "two").generate(["2+2?"], budget=2, max_answer_tokens=2)
     assert made.reasoning_tokens == 2
@@ -720,7 +722,7 @@ def test_shards_of_another_width_are_refused_with_both_values(
     toy_embeddings: Path, tiny_folder: Path, out: Path
 ) -> None:
     with pytest.raises(ShardMismatch) as refusal:
-        run_stage1(toy_embeddings, str(tiny_folder), out, Stage1Config())
+        run_stage1(toy_embeddings, str(tiny_folder), out, Stage1Config.paper())
     for part in ("have D=4 (made by stand-in)", "tiny-random has 192", f"rotdata embed --model {tiny_folder}"):
         assert part in str(refusal.value)
     assert not out.exists()
@@ -731,7 +733,7 @@ def test_shards_of_another_tower_are_refused_with_both_values(embedded: Path, tm
     theirs = stages.EmbeddingShards(embedded).manifest.encoder["tower_sha256"]
     ours = stages.tower_sha256(find_model(str(other)))
     with pytest.raises(ShardMismatch) as refusal:
-        run_stage1(embedded, str(other), tmp_path / "out", Stage1Config())
+        run_stage1(embedded, str(other), tmp_path / "out", Stage1Config.paper())
     assert ours != theirs
     assert f"a vision tower {theirs[:12]} (tiny-random)" in str(refusal.value)
     assert f"has {ours[:12]}: embed the strips again" in str(refusal.value)
@@ -755,7 +757,7 @@ def test_folders_of_two_styles_are_not_learnt_together(
     pipeline.render(Source(location="toy", corpus="toy", limit=2), StripStyle(padding_px=8), tmp_path / "strips")
     pipeline.embed(tmp_path / "strips", load_encoder(find_model(str(tiny_folder)), device="cpu"), tmp_path / "shards")
     with pytest.raises(ShardMismatch, match="latents of two styles can't be learnt together"):
-        run_stage1([embedded, tmp_path / "shards"], str(tiny_folder), out, Stage1Config())
+        run_stage1([embedded, tmp_path / "shards"], str(tiny_folder), out, Stage1Config.paper())
 
 
 def test_shards_without_rows_are_refused(first: Run, tiny_folder: Path, tmp_path: Path) -> None:
@@ -763,7 +765,7 @@ def test_shards_without_rows_are_refused(first: Run, tiny_folder: Path, tmp_path
     pipeline.render(Source(location=str(file), corpus="generic"), StripStyle(), tmp_path / "strips", max_latents=3)
     pipeline.embed(tmp_path / "strips", load_encoder(find_model(str(tiny_folder)), device="cpu"), tmp_path / "shards")
     with pytest.raises(ShardMismatch, match="holds no rows to train on"):
-        run_stage1(tmp_path / "shards", str(tiny_folder), tmp_path / "out", Stage1Config())
+        run_stage1(tmp_path / "shards", str(tiny_folder), tmp_path / "out", Stage1Config.paper())
 
 
 def test_a_limit_below_one_is_refused(first: Run, out: Path) -> None:
@@ -773,7 +775,7 @@ def test_a_limit_below_one_is_refused(first: Run, out: Path) -> None:
 
 def test_an_unknown_model_is_refused(embedded: Path, out: Path) -> None:
     with pytest.raises(UnknownModel, match="unknown model 'gpt'"):
-        run_stage1(embedded, "gpt", out, Stage1Config())
+        run_stage1(embedded, "gpt", out, Stage1Config.paper())
 
 
 def test_stage_2_needs_a_stage_1_checkpoint(second: Run, tmp_path: Path, stage2_checkpoint: Path) -> None:

@@ -18,7 +18,7 @@ from tests.rottrain.samples import as_batch, full_pass, random_examples, token_i
 
 
 def learner(backbone: Backbone, head: ProjectionHead, **recipe: Any) -> Learner:
-    return Learner(backbone, head, Stage1Config(**recipe))
+    return Learner(backbone, head, Stage1Config.paper(**recipe))
 
 
 @torch.no_grad()
