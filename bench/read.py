@@ -36,7 +36,9 @@ def figures() -> Iterator[dict[str, Any]]:
         file = folder / "rows.jsonl"
         file.write_text("".join(lines[:ROWS]))
         pipeline.render(Source(location=str(file), corpus="gsm8k"), StripStyle(), folder / "strips")
-        made = pipeline.embed(folder / "strips", load_encoder(tiny(), device="cpu"), folder / "embedded")
+        made = pipeline.embed(
+            folder / "strips", load_encoder(tiny(), dtype="float32", device="cpu"), folder / "embedded"
+        )
         files = [str(path) for path in sorted((folder / "embedded").glob("*.parquet"))]
         rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(folder / "cache"))
         formatted = rows.select_columns(["embedding"]).with_format("torch", dtype=torch.float16)

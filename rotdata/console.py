@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from rotdata import __version__
 from rotdata.errors import RotError
+from rotdata.version import __version__
 
 EXIT_REJECTS = 3
 EXIT_MISMATCH = 4

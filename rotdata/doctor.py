@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from rotdata import __version__
 from rotdata.rendering.fonts import shipped_fonts, shipped_sha256
+from rotdata.version import __version__
 
 Status = Literal["ok", "note", "problem"]
 

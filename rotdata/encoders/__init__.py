@@ -9,6 +9,7 @@ from rotdata.encoders.loading import (
     default_precision,
     load_encoder,
     patches_that_fit,
+    placement,
 )
 from rotdata.encoders.weights import load_pretrained, quiet_loading, tower_sha256
 
@@ -27,6 +28,7 @@ __all__ = [
     "load_encoder",
     "load_pretrained",
     "patches_that_fit",
+    "placement",
     "quiet_loading",
     "tower_sha256",
 ]

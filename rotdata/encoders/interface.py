@@ -53,6 +53,14 @@ class CallTooLarge(RotError):
     """A call of the tower needs more memory than there is: fewer pictures may fit."""
 
 
+class Drawn(Protocol):
+    """What has been drawn, such as a strip."""
+
+    @property
+    def pixels(self) -> NDArray[np.uint8]:
+        """Grey values [H, W]."""
+
+
 class Encoder(Protocol):
     """A frozen vision tower."""
 

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from rotdata.encoders.interface import EncoderIdentity, Kernel, Placement, Precision
-from rotdata.encoders.models import ModelFolder
+from rotdata.encoders.models import ModelFolder, find_model
 from rotdata.encoders.patches import PatchGeometry
 
 if TYPE_CHECKING:
@@ -54,11 +54,25 @@ def default_kernel(device: str, dtype: Precision) -> Kernel:
 
 
 def load_encoder(
-    folder: ModelFolder, *, dtype: Precision = "float32", device: str | None = None, kernel: Kernel = "grouped"
+    model: str | ModelFolder,
+    *,
+    dtype: Precision | Literal["auto"] = "auto",
+    device: str | None = None,
+    kernel: Kernel | None = None,
 ) -> PackedEncoder:
-    """The frozen tower of a model. Raises UnknownModel for an architecture without an encoder here."""
-    where = Placement(device=device or default_device(), dtype=dtype, kernel=kernel)
+    """The frozen tower of a model: `tiny`, a short name, a folder, a Hub id. Raises UnknownModel.
+
+    By default on a GPU if there is one, in the precision and with the attention that are fastest there.
+    """
+    folder = find_model(model) if isinstance(model, str) else model
+    where = placement(device or default_device(), dtype=dtype, kernel=kernel)
     return _encoder_class(folder).load(folder, where)
+
+
+def placement(device: str, *, dtype: Precision | Literal["auto"] = "auto", kernel: Kernel | None = None) -> Placement:
+    """A device with the precision and kernel asked for, or those that are fastest there."""
+    precision = default_precision(device) if dtype == "auto" else dtype
+    return Placement(device=device, dtype=precision, kernel=kernel or default_kernel(device, precision))
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 -- torch's own name for it
 
 from rotdata.encoders.attention import use_attention
-from rotdata.encoders.interface import CallTooLarge, EncoderIdentity, Placement, Precision
+from rotdata.encoders.interface import CallTooLarge, Drawn, EncoderIdentity, Placement, Precision
 from rotdata.encoders.models import ModelFolder
 from rotdata.encoders.patches import PatchGeometry, cut
 from rotdata.encoders.weights import tower_sha256
@@ -73,9 +73,12 @@ class PackedEncoder(ABC):
     def load(cls, folder: ModelFolder, where: Placement) -> Self:
         """Load the tower alone. Raises UnknownModel if a weight of it is missing from the folder."""
 
-    def encode(self, strips: Sequence[NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
-        """Grey pictures [H_i, W_i] -> their latents [K_i, D], in the order given; all in one call of the tower."""
-        return self.launch(strips)()
+    def encode(self, strips: Sequence[NDArray[np.uint8] | Drawn]) -> list[NDArray[np.float32]]:
+        """Strips, or grey pictures [H_i, W_i] -> their latents [K_i, D], in the order given; all in one call.
+
+        Raises CallTooLarge, GeometryError for a picture that is no whole number of factors high and wide.
+        """
+        return self.launch([each if isinstance(each, np.ndarray) else each.pixels for each in strips])()
 
     def launch(self, strips: Sequence[NDArray[np.uint8]]) -> Callable[[], list[NDArray[np.float32]]]:
         """Begin one call of the tower; on a GPU it runs on while the caller prepares the next.

@@ -96,6 +96,14 @@ def load_font(face: FontFace, size_px: int) -> ImageFont.FreeTypeFont:
     return font
 
 
+def font_size_for_cells(font: str, cells: int, height_px: int) -> int:
+    """The largest size in pixels, up to the paper's 20, at which a zero of `font` needs no more than its cell."""
+    face = find_font(font)
+    narrow = height_px // max(1, cells)
+    sizes = (size for size in range(20, 4, -1) if round(load_font(face, size).getlength("0")) <= narrow)
+    return next(sizes, 4)
+
+
 @cache
 def shipped_fonts() -> tuple[FontFace, ...]:
     """Every face in the fonts folder that travels with the package, by name."""

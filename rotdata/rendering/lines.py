@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rotdata.errors import UsageError
-from rotdata.rendering.fonts import find_font, kern_table, load_font
+from rotdata.rendering.fonts import kern_table
 from rotdata.rendering.glyphs import Glyph, Glyphs, columns
 
 _Key = TypeVar("_Key")
@@ -244,14 +244,6 @@ class CellLine:
             size_px -= 1
             glyph = self._glyphs.measure(glyph.character, glyph.face, size_px)
         return glyph
-
-
-def font_size_for_cells(font: str, cells: int, height_px: int) -> int:
-    """The largest size in pixels, up to the paper's 20, at which a zero of `font` needs no more than its cell."""
-    face = find_font(font)
-    narrow = height_px // max(1, cells)
-    sizes = (size for size in range(20, 4, -1) if round(load_font(face, size).getlength("0")) <= narrow)
-    return next(sizes, 4)
 
 
 class _NotAlone(Exception):

@@ -18,9 +18,12 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from PIL import Image
 
+from rotdata.rendering.fonts import font_size_for_cells
 from rotdata.rendering.glyphs import Glyphs, MissingGlyph
-from rotdata.rendering.lines import CellLine, Line, ProportionalLine, font_size_for_cells
+from rotdata.rendering.lines import CellLine, Line, ProportionalLine
+from rotdata.rendering.png import encode_png
 from rotdata.rendering.style import LINE_BREAKS, StripStyle
 
 __all__ = [
@@ -57,9 +60,24 @@ class Strip:
         """K: one latent every factor squared."""
         return len(self.spans) - 1
 
+    @property
+    def image(self) -> Image.Image:
+        """The pixels as a grey picture of Pillow's."""
+        return Image.fromarray(self.pixels)
 
-def render(text: str, style: StripStyle) -> Strip:
-    """Draw `text` in `style`. Raises MissingGlyph under on_missing="error", UnknownFont for a bad font name."""
+    def _repr_png_(self) -> bytes:
+        """How a notebook shows it."""
+        return encode_png(self.pixels)
+
+
+_PLAIN = StripStyle()
+
+
+def render(text: str, style: StripStyle = _PLAIN) -> Strip:
+    """Draw `text` in `style`, by default the paper's.
+
+    Raises MissingGlyph under on_missing="error", UnknownFont for a bad font name.
+    """
     return renderer(style).render(text)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import unicodedata
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 from rotdata.errors import UsageError
+from rotdata.rendering.fonts import font_size_for_cells
 
 OnMissing = Literal["fallback", "box", "error"]
 Kerning = Literal["none", "pairs"]
@@ -17,17 +18,26 @@ REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 _VARIATION_SELECTORS = frozenset(map(chr, (*range(0xFE00, 0xFE10), *range(0xE0100, 0xE01F0))))
 
 
+_FONT = "DejaVu Sans"
+_BY_CELLS: Any = None  # its value depends on whether there are cells: __post_init__ puts it in
+
+
 @dataclass(frozen=True, kw_only=True)
 class StripStyle:
-    """All that decides the pixels of a strip. The defaults are the paper's: 32 px high, 20 px font, 4 px padding."""
+    """All that decides the pixels of a strip. The defaults are the paper's: 32 px high, 20 px font, 4 px padding.
 
-    font: str = "DejaVu Sans"
-    """A shipped or installed family, or the path of a font file."""
-    font_size_px: int = 20
+    With cells alone, `StripStyle(cells=6)`, font, size and padding are those that cells need.
+    """
+
+    font: str = _BY_CELLS
+    """A shipped or installed family, or the path of a font file; by default DejaVu Sans, in cells its mono."""
+    font_size_px: int = _BY_CELLS
+    """By default 20, or in cells the largest up to that which fits them."""
     height_px: int = 32
     """The encoder's factor: height of a line, and the width of one latent."""
-    padding_px: int = 4
-    """Blank columns before the first and after the last character of a line; whole latents where there are cells."""
+    padding_px: int = _BY_CELLS
+    """Blank columns before the first and after the last character of a line, by default 4; with cells whole latents,
+    by default none."""
     line_break: str = " "
     """What stands for a line break; an end of line of two characters (CR LF) counts once."""
     foreground: int = 0
@@ -52,7 +62,8 @@ class StripStyle:
     """Side of the square; the paper's is 1024."""
 
     def __post_init__(self) -> None:
-        """Raise UsageError for values that can't make a strip."""
+        """Raise UsageError for values that can't make a strip, UnknownFont where cells ask for the size of a font."""
+        self._fill_in()
         if self.height_px < 8 or self.font_size_px < 4 or self.padding_px < 0:
             raise UsageError(
                 f"height {self.height_px} px, font {self.font_size_px} px, padding {self.padding_px} px can't be "
@@ -70,6 +81,19 @@ class StripStyle:
                 )
         self._check_cells()
         self._check_square()
+
+    def _fill_in(self) -> None:
+        """Choose what depends on cells and was left open."""
+        for name in ("font", "padding_px", "font_size_px"):
+            if getattr(self, name) is None:
+                object.__setattr__(self, name, self._chosen(name))
+
+    def _chosen(self, name: str) -> Any:
+        if self.cells is None:
+            return {"font": _FONT, "padding_px": 4, "font_size_px": 20}[name]
+        if name == "font_size_px":
+            return font_size_for_cells(self.font, self.cells, self.height_px)
+        return {"font": f"{_FONT} Mono", "padding_px": 0}[name]
 
     def _check_cells(self) -> None:
         if self.align_steps and (self.cells is None or self.layout != "line"):

@@ -90,6 +90,11 @@ def render(
     return summarise(shards.Manifest.load(out), ran)
 
 
+def most_latents(style: StripStyle) -> int:
+    """Latents that a strip may have if nobody says: those of a whole square, or a line's 4096."""
+    return DEFAULT_MAX_LATENTS if style.layout == "line" else (style.square_px // style.height_px) ** 2
+
+
 def plan_render(
     source: corpora.Source,
     style: StripStyle,

@@ -5,6 +5,7 @@ rows were refused. Everything that decides the bytes stands in the manifest; not
 or number of workers. docs/shard-format.md describes the format for readers of other languages.
 """
 
+from rotdata.shards.dataset import EmbeddedRow, Shards
 from rotdata.shards.files import (
     MANIFEST,
     REJECTS,
@@ -29,6 +30,7 @@ __all__ = [
     "MANIFEST",
     "REJECTS",
     "SCHEMA_VERSION",
+    "EmbeddedRow",
     "EmbeddedRows",
     "EmbeddingShards",
     "Files",
@@ -39,6 +41,7 @@ __all__ = [
     "Plan",
     "ShardEntry",
     "ShardFile",
+    "Shards",
     "Texts",
     "clear",
     "embedding_column",

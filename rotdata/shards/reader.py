@@ -126,16 +126,16 @@ class EmbeddingShards:
 
     def read_group(self, index: int) -> EmbeddedRows:
         """Rows of row group `index` of the whole folder. Raises ShardError."""
-        return rows_of(self._table(index))
+        return rows_of(self.read_columns(index))
 
     def read_texts(self, index: int) -> Texts:
         """The texts of row group `index`; its embeddings are not read. Raises ShardError."""
-        table = self._table(index, ["id", "question", "cot", "answer", "num_latents"])
+        table = self.read_columns(index, ["id", "question", "cot", "answer", "num_latents"])
         ids, questions, cots, answers, num_latents = (column.to_pylist() for column in table.columns)
         return Texts(ids=ids, questions=questions, cots=cots, answers=answers, num_latents=num_latents)
 
-    def _table(self, index: int, columns: list[str] | None = None) -> pa.Table:
-        """Columns of a row group, by default all of them."""
+    def read_columns(self, index: int, columns: Sequence[str] | None = None) -> pa.Table:
+        """Columns of row group `index` as they are stored, by default all of them. Raises ShardError."""
         entry, group, _ = self._groups[index]
         try:
             with self._files.open(entry.file) as stream:
@@ -147,7 +147,7 @@ class EmbeddingShards:
                     raise ShardError(
                         f"{self.folder}/{entry.file} has other columns than its manifest says: don't trust it"
                     )
-                return file.read_row_group(group, columns=columns)
+                return file.read_row_group(group, columns=None if columns is None else list(columns))
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(f"{self.folder}/{entry.file}", error) from error
 

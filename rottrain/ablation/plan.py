@@ -40,9 +40,9 @@ from typing import Any
 
 import yaml
 
-from rotdata import __version__
 from rotdata.encoders.models import TINY_FOLDER
 from rotdata.errors import UsageError
+from rotdata.version import __version__
 from rottrain.ablation import strict_yaml
 from rottrain.ablation.strict_yaml import Scalar, short
 from rottrain.ablation.tables import RESULT, Plot, Section, Table

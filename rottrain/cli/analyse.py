@@ -10,7 +10,7 @@ import typer
 
 from rotdata.cli.options import CorpusName, DatasetConfig, Json, Split
 from rotdata.console import print_json, say
-from rottrain.cli.inputs import as_budget, gradable_rows
+from rottrain.cli.inputs import as_budget
 from rottrain.cli.options import BaseModel, Budget, Checkpoint, Limit, MatchingShards, Stop, Together
 
 
@@ -126,6 +126,7 @@ def probe(
     from rottrain.analysis.probe import as_table
     from rottrain.analysis.probe import probe as run
     from rottrain.analysis.true_latents import TrueLatents, open_shards
+    from rottrain.evaluation.evaluate import gradable_rows
     from rottrain.generation.generate import RoT
 
     asked = corpora.Source(location=source, corpus=corpus, split=split, config=config, limit=limit, need_cot=False)

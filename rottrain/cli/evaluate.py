@@ -10,7 +10,7 @@ import typer
 
 from rotdata.cli.options import DatasetConfig, Json
 from rotdata.console import print_json, say
-from rottrain.cli.inputs import as_budget, gradable_rows
+from rottrain.cli.inputs import as_budget
 from rottrain.cli.options import BaseModel, Checkpoint, Limit, MaxAnswerTokens, Stop, Together
 
 
@@ -74,7 +74,7 @@ def evaluate(
     from rotdata.corpora.tokens import token_counter
     from rottrain.evaluation import row_log
     from rottrain.evaluation.distributed import joined
-    from rottrain.evaluation.evaluate import Exam, examine, samplings
+    from rottrain.evaluation.evaluate import Exam, examine, gradable_rows, samplings
     from rottrain.evaluation.modes import Lineup
     from rottrain.evaluation.paper_tables import beside
     from rottrain.generation.generate import MAX_ANSWER_TOKENS, MAX_COT_TOKENS

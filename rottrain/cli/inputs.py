@@ -1,4 +1,4 @@
-"""What commands that answer are given: budgets, questions, rows that can be graded."""
+"""What commands that answer are given: budgets and questions."""
 
 from __future__ import annotations
 
@@ -6,8 +6,6 @@ import json
 import sys
 from pathlib import Path
 from typing import Any
-
-from rotdata.console import say
 
 
 def as_budget(text: str | None) -> Any:
@@ -18,20 +16,6 @@ def as_budget(text: str | None) -> Any:
         return text if text in (None, "auto") else int(str(text))
     except ValueError:
         raise UsageError(f"a budget is a number of latents, or auto; got {text!r}") from None
-
-
-def gradable_rows(asked: Any) -> list[Any]:
-    """Rows of a corpus that can be graded; of the others it is said that they are left out."""
-    from rotdata import corpora
-    from rottrain.training.trainer import is_main
-
-    rows = []
-    for row in corpora.read(asked):
-        if isinstance(row, corpora.Row):
-            rows.append(row)
-        elif is_main():
-            say(f"left out, since it can't be graded: {row.id}: {row.reason}")
-    return rows
 
 
 def read_questions(questions: list[str] | None, file: Path | None) -> list[str]:

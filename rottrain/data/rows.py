@@ -20,11 +20,11 @@ from torch.utils.data import Sampler
 
 from rotdata.errors import UsageError
 from rotdata.shards import EmbeddingShards, Texts
+from rotdata.shards.dataset import shuffle_rows
 
 Group = TypeVar("Group")
 
 _CACHED_GROUPS = 5
-_SHUFFLED_GROUPS = 4  # row groups whose rows mix; the reader keeps one more than that in memory
 _SORTED_STEPS = 32  # steps whose rows are sorted by length together: more saves more padding, and mixes less
 _WEIGHTED = re.compile(r"(?P<name>.+):(?P<weight>\d+(?:\.\d+)?)")
 
@@ -183,7 +183,7 @@ class RowOrder(Sampler[int]):
         at, end = self._epoch * count, (self._epoch + 1) * count
         while at < end:
             round_, start = divmod(at, rows)
-            whole = _shuffled(self._sizes[folder], np.random.default_rng((self._seed, folder, round_)))
+            whole = shuffle_rows(self._sizes[folder], np.random.default_rng((self._seed, folder, round_)))
             pieces.append(whole[start : start + end - at])
             at += len(pieces[-1])
         return np.concatenate(pieces) if pieces else np.empty(0, dtype=np.int64)
@@ -200,14 +200,3 @@ class RowOrder(Sampler[int]):
             whole = len(some) // self._step_rows * self._step_rows
             pieces += [rng.permutation(some[:whole].reshape(-1, self._step_rows)).reshape(-1), some[whole:]]
         return np.concatenate(pieces) if pieces else order_N
-
-
-def _shuffled(group_sizes: Sequence[int], rng: np.random.Generator) -> NDArray[np.int64]:
-    """Every row once: row groups shuffled, and rows within a few of them."""
-    starts = np.concatenate([[0], np.cumsum(group_sizes)])
-    order = rng.permutation(len(group_sizes))
-    pieces = []
-    for first in range(0, len(order), _SHUFFLED_GROUPS):
-        rows = [np.arange(starts[group], starts[group + 1]) for group in order[first : first + _SHUFFLED_GROUPS]]
-        pieces.append(rng.permutation(np.concatenate(rows)))
-    return np.concatenate(pieces)

@@ -13,7 +13,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from rotdata.corpora import Row
+from rotdata.console import say
+from rotdata.corpora import Row, Source, read
 from rotdata.corpora.tokens import TokenCounter
 from rotdata.errors import UsageError
 from rottrain.evaluation.distributed import ALONE, Ranks
@@ -22,6 +23,7 @@ from rottrain.generation.decoding import GREEDY, Sampling
 from rottrain.generation.generate import Budget, Generation, RoT, Timings
 from rottrain.metrics import scoring
 from rottrain.metrics.intervals import Estimate, mean_share, share
+from rottrain.training.trainer import is_main
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +44,17 @@ class Exam:
             raise UsageError("there are no rows to evaluate on")
         if self.batch_size < 1:
             raise UsageError(f"the batch size is at least 1, got {self.batch_size}")
+
+
+def gradable_rows(source: Source) -> list[Row]:
+    """Rows of a corpus that can be graded; of the others it is said that they are left out."""
+    rows = []
+    for row in read(source):
+        if isinstance(row, Row):
+            rows.append(row)
+        elif is_main():
+            say(f"left out, since it can't be graded: {row.id}: {row.reason}")
+    return rows
 
 
 def samplings(seeds: int, *, temperature: float | None = None, top_p: float | None = None) -> list[Sampling]:

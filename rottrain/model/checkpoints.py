@@ -103,13 +103,19 @@ def load_config(folder: Path) -> CheckpointConfig:
     try:
         content = json.loads(file.read_text())
         version = content.get("format_version")
+        if version is None and "model_type" in content:
+            raise CheckpointError(
+                f"{folder} holds a model, not a checkpoint: name the folder that `rottrain stage1`, `stage2` or `sft` "
+                "made; what `rottrain export` made of it is run by the script on its card"
+            )
         if version != FORMAT_VERSION:
             raise CheckpointError(f"{folder} is of checkpoint format {version}, this release reads {FORMAT_VERSION}")
         content["prompt"] = PromptFormat(**content["prompt"])
         return CheckpointConfig(**content)
     except FileNotFoundError:
         raise CheckpointError(
-            f"no finished checkpoint in {folder}: train it with `rottrain stage1`, `stage2` or `sft`"
+            f"no finished checkpoint in {folder}: train it with `rottrain stage1`, `stage2` or `sft`; one on the Hub "
+            "has to be fetched first"
         ) from None
     except (OSError, ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{file} is no checkpoint's config ({error}): train it again") from error

@@ -41,7 +41,9 @@ def test_a_plan_counts_what_a_run_makes(tiny_folder: Path, tmp_path: Path) -> No
     model = find_model(str(tiny_folder))
     found = plan(TOY, STYLE, model, tmp_path, rows_per_shard=40, device="cpu")
     drawn = pipeline.render(TOY, STYLE, tmp_path / "strips", rows_per_shard=40)
-    made = pipeline.embed(tmp_path / "strips", load_encoder(model, device="cpu"), tmp_path / "embedded")
+    made = pipeline.embed(
+        tmp_path / "strips", load_encoder(model, dtype="float32", device="cpu"), tmp_path / "embedded"
+    )
     assert (found.rows, found.rejects, found.latents) == (drawn.rows_out, 0, drawn.latents)
     assert [choice.shards for choice in found.choices] == [4] * 9
     halves, wholes = found.choices[:2]
@@ -56,7 +58,7 @@ def test_pooled_latents_are_those_that_embedding_would_store(tiny_folder: Path, 
     model = find_model(str(tiny_folder))
     found = plan(TOY, STYLE, model, tmp_path, device="cpu")
     pipeline.render(TOY, STYLE, tmp_path / "strips")
-    encoder = load_encoder(model, device="cpu")
+    encoder = load_encoder(model, dtype="float32", device="cpu")
     for pool in (2, 4):
         made = pipeline.embed(
             tmp_path / "strips",

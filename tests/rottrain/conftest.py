@@ -67,7 +67,7 @@ def short_strips(short_rows: Path) -> Path:
 def embedded(short_strips: Path, tiny_folder: Path) -> Path:
     """Embedding shards of those strips by the random model's own tower. Read only."""
     out = short_strips.parent / "embedded"
-    pipeline.embed(short_strips, load_encoder(find_model(str(tiny_folder)), device="cpu"), out)
+    pipeline.embed(short_strips, load_encoder(find_model(str(tiny_folder)), dtype="float32", device="cpu"), out)
     return out
 
 

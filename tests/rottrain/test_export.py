@@ -101,7 +101,9 @@ def test_rows_that_were_trained_and_a_table_that_grew_are_kept(
     tmp_path: Path, short_strips: Path, use: Callable[..., str]
 ) -> None:
     model = save_variant(tmp_path / "model", tied=False, vocab_size=263)
-    pipeline.embed(short_strips, load_encoder(find_model(str(model)), device="cpu"), tmp_path / "shards")
+    pipeline.embed(
+        short_strips, load_encoder(find_model(str(model)), dtype="float32", device="cpu"), tmp_path / "shards"
+    )
     recipe: dict[str, Any] = {"rollout": "teacher", "batch_size": 4, "max_steps": 1, "lr": 3e-2}
     head = HeadConfig(hidden=16, activation="gelu")
     run_stage1(tmp_path / "shards", str(model), tmp_path / "one", Stage1Config.paper(head=head, **recipe))

@@ -159,7 +159,7 @@ def test_the_identity_says_what_decides_the_output(encoder: Encoder, tiny_folder
 
 
 def test_the_embedded_model_loads() -> None:
-    latents = load_encoder(find_model("tiny"), device="cpu").encode(STRIPS)
+    latents = load_encoder(find_model("tiny"), dtype="float32", device="cpu").encode(STRIPS)
     assert all(np.isfinite(row).all() for row in latents)
 
 
@@ -262,7 +262,7 @@ def test_kernels_for_any_length_are_asked_for_what_grouped_computes(
     query, key, value = torch.randn(3, 2, 13, 8)
     found, expected = (KERNELS[name](query, key, value, plan, 0.3) for name in (kernel, "grouped"))
     torch.testing.assert_close(found, expected)
-    other = load_encoder(find_model(str(tiny_folder)), device="cpu", kernel=kernel)
+    other = load_encoder(find_model(str(tiny_folder)), dtype="float32", device="cpu", kernel=kernel)
     assert_latents_equal(other.encode(STRIPS), encoder.encode(STRIPS))
 
 

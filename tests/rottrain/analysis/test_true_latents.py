@@ -75,7 +75,10 @@ def test_a_budget_cuts_or_pads_as_the_training_did(rot: RoT, rows: list[Row]) ->
 
 def test_shards_of_other_latents_are_refused(rot: RoT, short_strips: Path, tiny_folder: Path, tmp_path: Path) -> None:
     pipeline.embed(
-        short_strips, load_encoder(find_model(str(tiny_folder)), device="cpu"), tmp_path, settings=storing(pool=2)
+        short_strips,
+        load_encoder(find_model(str(tiny_folder)), dtype="float32", device="cpu"),
+        tmp_path,
+        settings=storing(pool=2),
     )
     pooled = EmbeddingShards(tmp_path)
     with pytest.raises(ShardMismatch, match="of the same style, encoder and pooling"):

@@ -97,7 +97,9 @@ def test_rows_of_a_real_corpus_go_through_the_whole_line(
     source = Source(location=str(rot_data / file), corpus=corpus, limit=rows)
     rendered = pipeline.render(source, StripStyle(), tmp_path / "strips")
     embedded = pipeline.embed(
-        tmp_path / "strips", load_encoder(find_model(str(tiny_folder)), device="cpu"), tmp_path / "shards"
+        tmp_path / "strips",
+        load_encoder(find_model(str(tiny_folder)), dtype="float32", device="cpu"),
+        tmp_path / "shards",
     )
     assert (rendered.rows_in, rendered.rows_out, embedded.rows_out) == (rows, rows, rows)
     shared = (

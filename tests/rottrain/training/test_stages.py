@@ -483,7 +483,9 @@ def test_a_model_with_a_full_table_and_its_own_head_goes_through_both_stages(
     short_strips: Path, tmp_path: Path
 ) -> None:
     model = save_variant(tmp_path / "model", tied=False, vocab_size=len(tiny_tokenizer()))
-    pipeline.embed(short_strips, load_encoder(find_model(str(model)), device="cpu"), tmp_path / "embedded")
+    pipeline.embed(
+        short_strips, load_encoder(find_model(str(model)), dtype="float32", device="cpu"), tmp_path / "embedded"
+    )
     recipe = {"rollout": "teacher", "batch_size": 4, "max_steps": 1}
     shards = tmp_path / "embedded"
     run_stage1(shards, str(model), tmp_path / "one", Stage1Config.paper(head=HEAD_16, **recipe))
@@ -744,7 +746,11 @@ def test_stage_2_refuses_shards_of_another_encoding_than_stage_1(
 ) -> None:
     style = StripStyle(padding_px=8)
     pipeline.render(Source(location="toy", corpus="toy", limit=2), style, tmp_path / "strips")
-    pipeline.embed(tmp_path / "strips", load_encoder(find_model(str(tiny_folder)), device="cpu"), tmp_path / "shards")
+    pipeline.embed(
+        tmp_path / "strips",
+        load_encoder(find_model(str(tiny_folder)), dtype="float32", device="cpu"),
+        tmp_path / "shards",
+    )
     values = [stages.EmbeddingShards(path).manifest.encoding_fingerprint for path in (embedded, tmp_path / "shards")]
     with pytest.raises(ShardMismatch) as refusal:
         second(tmp_path / "out", shards=tmp_path / "shards")
@@ -755,7 +761,11 @@ def test_folders_of_two_styles_are_not_learnt_together(
     tiny_folder: Path, tmp_path: Path, embedded: Path, out: Path
 ) -> None:
     pipeline.render(Source(location="toy", corpus="toy", limit=2), StripStyle(padding_px=8), tmp_path / "strips")
-    pipeline.embed(tmp_path / "strips", load_encoder(find_model(str(tiny_folder)), device="cpu"), tmp_path / "shards")
+    pipeline.embed(
+        tmp_path / "strips",
+        load_encoder(find_model(str(tiny_folder)), dtype="float32", device="cpu"),
+        tmp_path / "shards",
+    )
     with pytest.raises(ShardMismatch, match="latents of two styles can't be learnt together"):
         run_stage1([embedded, tmp_path / "shards"], str(tiny_folder), out, Stage1Config.paper())
 
@@ -763,7 +773,11 @@ def test_folders_of_two_styles_are_not_learnt_together(
 def test_shards_without_rows_are_refused(first: Run, tiny_folder: Path, tmp_path: Path) -> None:
     file = write_jsonl(tmp_path / "rows.jsonl", [{"question": "q", "cot": "m" * 500, "answer": "7"}])
     pipeline.render(Source(location=str(file), corpus="generic"), StripStyle(), tmp_path / "strips", max_latents=3)
-    pipeline.embed(tmp_path / "strips", load_encoder(find_model(str(tiny_folder)), device="cpu"), tmp_path / "shards")
+    pipeline.embed(
+        tmp_path / "strips",
+        load_encoder(find_model(str(tiny_folder)), dtype="float32", device="cpu"),
+        tmp_path / "shards",
+    )
     with pytest.raises(ShardMismatch, match="holds no rows to train on"):
         run_stage1(tmp_path / "shards", str(tiny_folder), tmp_path / "out", Stage1Config.paper())
 

@@ -260,7 +260,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_short_training_writes_a_model_that_loads(trained: Path) -> None:
     folder = find_model(str(trained))
     backbone = Backbone.load(folder, dtype=torch.float32, device="cpu")
-    encoder = load_encoder(folder, device="cpu")
+    encoder = load_encoder(folder, dtype="float32", device="cpu")
     assert (backbone.width, encoder.identity.width, encoder.geometry.factor_px) == (192, 192, 32)
     assert backbone.prompt.prefix == "<|im_start|>"
     [latents] = encoder.encode([render("2+3=5", StripStyle()).pixels])
@@ -315,5 +315,5 @@ def test_the_command_trains_either_part(monkeypatch: pytest.MonkeyPatch, tmp_pat
 def test_the_shipped_model_loads() -> None:
     folder = find_model("tiny")
     backbone = Backbone.load(folder, dtype=torch.float32, device="cpu")
-    encoder = load_encoder(folder, device="cpu")
+    encoder = load_encoder(folder, dtype="float32", device="cpu")
     assert (backbone.width, encoder.identity.width) == (192, 192)

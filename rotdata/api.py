@@ -1,0 +1,87 @@
+"""The front door: what the commands do, as one call each, with the same defaults. docs/api.md shows it by example."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+from rotdata import corpora, hub, shards
+from rotdata.encoders import LazyEncoder, Precision, default_device, patches_that_fit, placement
+from rotdata.encoders.models import HUB_MODELS, find_model
+from rotdata.rendering.style import StripStyle
+from rotdata.runs import pipeline
+from rotdata.runs.embedding import EmbedSettings
+from rotdata.runs.pipeline import DEFAULT_ROWS_PER_SHARD, Chosen, Summary, TooLong
+from rotdata.runs.resumable import Mode
+from rotdata.shards.targets import TargetSettings
+
+_PLAIN = StripStyle()
+
+
+def render_corpus(
+    source: str | Path | corpora.Source | corpora.Rows,
+    out: str | Path,
+    *,
+    style: StripStyle = _PLAIN,
+    rows_per_shard: int = DEFAULT_ROWS_PER_SHARD,
+    max_latents: int | None = None,
+    too_long: TooLong = "reject",
+    num_proc: int = 1,
+    overwrite: bool = False,
+    **reading: Any,
+) -> Summary:
+    """Draw every row of a corpus into a folder of strips, as `rotdata render` does; the same call resumes.
+
+    `source` is a file, a folder, a Hub dataset, `toy`, or rows in memory: mappings or `rotdata.Row`s from a list, a
+    generator or a `datasets.Dataset`. `reading` are further fields of `rotdata.Source`: corpus, split, limit, fields.
+    Raises SourceError, OutputOccupied, UsageError, Interrupted.
+    """
+    with corpora.opened(source, **reading) as rows:
+        return pipeline.render(
+            rows,
+            style,
+            Path(out),
+            rows_per_shard=rows_per_shard,
+            max_latents=pipeline.most_latents(style) if max_latents is None else max_latents,
+            too_long=too_long,
+            num_proc=num_proc,
+            mode=Mode(overwrite=overwrite),
+        )
+
+
+def embed(
+    strips: str | Path,
+    out: str | Path,
+    *,
+    model: str = "tiny",
+    dtype: Precision | Literal["auto"] = "auto",
+    device: str | None = None,
+    patches_per_call: int | None = None,
+    overwrite: bool = False,
+    **targets: Any,
+) -> Summary:
+    """Embed a folder of strips into a folder of embeddings, as `rotdata embed` does; the same call resumes.
+
+    `targets` are fields of TargetSettings: store ("float16", "float32", "int8"), pool, max_latents, longer. Raises
+    ShardMismatch for strips of another height than the model's, UnknownModel, ShardError, OutputOccupied, Interrupted.
+    """
+    before = Chosen() if overwrite else pipeline.chosen(Path(out))
+    same = before.model in {model, HUB_MODELS.get(model.lower())}
+    folder = find_model(model, revision=before.revision if same else None)
+    precision = before.dtype or dtype if dtype == "auto" else dtype
+    where = placement(device or default_device(), dtype=precision, kernel=before.kernel)
+    encoder = LazyEncoder(folder, where)
+    settings = EmbedSettings(
+        targets=TargetSettings(**targets),
+        patches_per_call=patches_per_call or before.patches_per_call or patches_that_fit(encoder),
+        kernel=where.kernel,
+    )
+    return pipeline.embed(Path(strips), encoder, Path(out), settings=settings, mode=Mode(overwrite=overwrite))
+
+
+def open_shards(name: str | Path) -> shards.Shards:
+    """A finished folder of embeddings, or a dataset of the Hub, read where it is.
+
+    A dataset is OWNER/NAME[@REVISION][/CONFIG[/SPLIT]]. Raises UsageError, ShardError, HubError.
+    """
+    return shards.Shards(shards.EmbeddingShards(hub.locate(str(name))))
