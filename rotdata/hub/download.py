@@ -22,7 +22,7 @@ _LISTED = 5
 
 def pull(
     repo: str,
-    out: Path,
+    out: Path | str,
     *,
     config: str | None = None,
     split: str | None = None,
@@ -38,6 +38,7 @@ def pull(
     published is unfinished or not what its manifest says, HubError.
     """
     check_repo(repo)
+    out = Path(out)
     files = find_folder(repo, config, split, revision)
     manifest = Manifest.load(files)
     wanted = _wanted(files, manifest)

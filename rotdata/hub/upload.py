@@ -48,7 +48,9 @@ class Pushed:
     """The dataset's README.md."""
 
 
-def push(folder: Path, repo: str, *, config: str | None = None, private: bool = False, dry_run: bool = False) -> Pushed:
+def push(
+    folder: Path | str, repo: str, *, config: str | None = None, private: bool = False, dry_run: bool = False
+) -> Pushed:
     """Publish a finished folder of strips or embeddings as CONFIG/SPLIT of the dataset `repo`, OWNER/NAME.
 
     Files that are there already stay, so the same command resumes and does nothing once it is done. A `config` that is
@@ -58,6 +60,7 @@ def push(folder: Path, repo: str, *, config: str | None = None, private: bool = 
     unfinished or not what its manifest says, HubError.
     """
     check_repo(repo)
+    folder = Path(folder)
     manifest = _publishable(folder)
     place = _Place(repo, _checked_config(config) if config is not None else config_name(manifest), manifest.split)
     head = _head_of_dry_run(repo) if dry_run else _head_to_write(repo, private=private)

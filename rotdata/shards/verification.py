@@ -26,12 +26,13 @@ class Mismatch:
     problem: str
 
 
-def verify(folder: Path) -> tuple[Manifest | None, list[Mismatch]]:
+def verify(folder: Path | str) -> tuple[Manifest | None, list[Mismatch]]:
     """Recompute hashes, counts and finiteness of a folder: its manifest and every mismatch found.
 
     A manifest that can't be trusted is the only mismatch then, and None comes in its place. Raises ShardError if there
     is no manifest at all.
     """
+    folder = Path(folder)
     try:
         manifest = Manifest.load(folder)
     except ShardError as error:

@@ -22,6 +22,7 @@ from PIL import Image, ImageDraw, ImageFont
 from rotdata.errors import UnknownFont, UsageError
 from rotdata.rendering import lines
 from rotdata.rendering.fonts import find_font, shipped_fonts
+from rotdata.rendering.png import decode_png
 from rotdata.rendering.strips import MissingGlyph, Renderer, Strip, StripStyle, font_size_for_cells, render, renderer
 
 MARGIN_PX = 64
@@ -746,6 +747,21 @@ def test_the_fingerprint_tells_another_release_of_a_shipped_font(tmp_path: Path)
     assert find_font(str(other)).sha256 in fingerprint["fonts"].values()
 
 
+@pytest.mark.parametrize("cells", [2, 4, 6, 8])
+def test_cells_alone_choose_the_font_size_and_padding_that_the_command_gives_them(cells: int) -> None:
+    size = font_size_for_cells("DejaVu Sans Mono", cells, 32)
+    chosen = StripStyle(font="DejaVu Sans Mono", font_size_px=size, padding_px=0, cells=cells)
+    assert StripStyle(cells=cells) == chosen
+    assert (StripStyle().font, StripStyle().font_size_px, StripStyle().padding_px) == ("DejaVu Sans", 20, 4)
+
+
+def test_a_notebook_is_shown_the_pixels() -> None:
+    strip = render("a+b", StripStyle(cells=6))
+    assert strip.image.mode == "L"
+    np.testing.assert_array_equal(np.asarray(strip.image), strip.pixels)
+    np.testing.assert_array_equal(decode_png(strip._repr_png_()), strip.pixels)
+
+
 @pytest.mark.parametrize(
     "values",
     [
@@ -759,7 +775,7 @@ def test_the_fingerprint_tells_another_release_of_a_shipped_font(tmp_path: Path)
         {"layout": "round"},
         {"cells": 0, "padding_px": 0},
         {"cells": 9, "padding_px": 0},
-        {"cells": 4},
+        {"cells": 4, "padding_px": 4},
         {"cells": 4, "padding_px": 0, "kerning": "pairs"},
         {"cells": 4, "padding_px": 0, "letter_spacing_px": 1},
         {"begin_mark": "a\nb"},
