@@ -102,7 +102,7 @@ def render(
 ) -> None:
     """Draw every chain of thought of a corpus as a strip."""
     from rotdata import corpora, legibility
-    from rotdata.rendering.strips import StripStyle, font_size_for_cells
+    from rotdata.rendering.strips import StripStyle
     from rotdata.runs import pipeline, resumable
 
     rows = corpora.Source(
@@ -117,15 +117,10 @@ def render(
         latex=latex,
         asymptote=asymptote,
     )
-    height_px = _height(height, model)
-    font = font or ("DejaVu" if cells is None else "DejaVu Sans Mono")
-    if font_size is None:
-        font_size = 20 if cells is None else font_size_for_cells(font, cells, height_px)
+    by_cells: dict[str, Any] = {"font": font, "font_size_px": font_size, "padding_px": padding}
     style = StripStyle(
-        font=font,
-        font_size_px=font_size,
-        height_px=height_px,
-        padding_px=padding if padding is not None else 4 if cells is None else 0,
+        **{name: value for name, value in by_cells.items() if value is not None},
+        height_px=_height(height, model),
         line_break=line_break,
         foreground=background if inverted else foreground,
         background=foreground if inverted else background,
@@ -139,9 +134,8 @@ def render(
         layout=layout,
         square_px=square,
     )
-    if max_latents is None:
-        max_latents = pipeline.DEFAULT_MAX_LATENTS if layout == "line" else (square // height_px) ** 2
-    options: dict[str, Any] = {"rows_per_shard": rows_per_shard, "max_latents": max_latents, "too_long": too_long}
+    most = pipeline.most_latents(style) if max_latents is None else max_latents
+    options: dict[str, Any] = {"rows_per_shard": rows_per_shard, "max_latents": most, "too_long": too_long}
     if dry_run:
         manifest = pipeline.plan_render(corpora.resolve(rows), style, **options)
         print_plan(manifest, out, as_json=json_)
