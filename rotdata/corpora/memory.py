@@ -27,8 +27,8 @@ def opened(source: str | Path | Source | Rows, **reading: Any) -> Iterator[Sourc
     """What can be read as a source: a location, a Source, or rows, each of which is asked for once.
 
     `reading` are the other fields of a Source. Rows are identified by the SHA-256 of their JSON, a line each with its
-    keys sorted: the same rows make the same shards, whatever held them. Raises UsageError for what are no rows, and as
-    `resolve` does.
+    keys sorted: the same rows make the same shards, whatever held them. Question and answer do where no
+    chain of thought is needed. Raises UsageError for what are no rows, and as `resolve` does.
     """
     if isinstance(source, Source):
         if reading:
@@ -39,10 +39,16 @@ def opened(source: str | Path | Source | Rows, **reading: Any) -> Iterator[Sourc
     else:
         with tempfile.TemporaryDirectory(prefix="rotdata-") as folder:
             file = Path(folder) / SPOOLED
-            only_rows = _spool(source, file)
+            only_rows = _spool(source if reading.get("need_cot", True) else map(_asked, source), file)
             if only_rows and reading.get("corpus", AUTO) == AUTO:
                 reading["corpus"] = "generic"
             yield resolve(Source(location=str(file), **reading))
+
+
+def _asked(row: Any) -> Any:
+    """A mapping of question and bare answer as one with a chain of thought, which is empty; else the row as it is."""
+    bare = isinstance(row, Mapping) and {"question", "answer"} <= row.keys() <= {"question", "answer", "id"}
+    return {**row, "cot": ""} if bare and "####" not in str(row["answer"]) else row
 
 
 def _spool(rows: Rows, file: Path) -> bool:

@@ -68,6 +68,18 @@ def test_the_corpus_of_records_is_recognised_and_rows_are_of_none() -> None:
     assert [each.answer for each in rows_of(marked) if isinstance(each, Row)] == [each.answer for each in marked]
 
 
+def test_questions_and_bare_answers_do_where_no_chain_of_thought_is_needed() -> None:
+    bare = [{"question": each.question, "answer": each.answer} for each in ROWS]
+    assert [each.answer for each in rows_of(bare, need_cot=False) if isinstance(each, Row)] == [
+        each.answer for each in ROWS
+    ]
+    solved = [{"question": each.question, "answer": f"{each.cot}\n#### {each.answer}"} for each in ROWS]
+    with opened(solved, need_cot=False) as found:
+        assert found.corpus == "gsm8k"
+    with pytest.raises(SourceError, match="of no known corpus: found the fields answer, question"):
+        rows_of(bare)
+
+
 def test_the_same_rows_have_one_identity_and_others_another() -> None:
     turned = [dict(reversed(each.items())) for each in RECORDS]
     assert identity_of(RECORDS) == identity_of(iter(turned)) == identity_of(datasets.Dataset.from_list(RECORDS))
