@@ -6,9 +6,12 @@ import json
 import os
 import signal
 import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperCommand
 
 from rotdata.errors import RotError
 from rotdata.version import __version__
@@ -16,6 +19,10 @@ from rotdata.version import __version__
 EXIT_REJECTS = 3
 EXIT_MISMATCH = 4
 EXIT_INTERRUPTED = 130
+
+MOST = 2**31 - 1
+"""No number on a command line is larger: what counts, seeds and sizes all fit into 32 bits."""
+_LONGEST_MESSAGE = 2000  # characters
 
 
 def _tell_version(context: typer.Context, wanted: bool) -> None:  # noqa: FBT001 -- typer calls it with the flag
@@ -29,12 +36,56 @@ Version = Annotated[
 ]
 
 
-def new_app(name: str, summary: str) -> typer.Typer:
-    """A command line of that name without commands yet: --version, completion of shells, tracebacks as Python's."""
+class Command(TyperCommand):
+    """A command whose arguments are refused where no command could use them, whatever it is about.
+
+    Numbers are finite and no larger than MOST, texts are UTF-8 without a NUL, and paths name something.
+    """
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse, then check what was given. Raises BadParameter, which is a usage error."""
+        given, _, _ = self.make_parser(ctx).parse_args(list(args))
+        rest = super().parse_args(ctx, args)
+        parameters: list[Any] = self.params
+        for parameter in parameters:
+            raw, found = given.get(parameter.name), ctx.params.get(parameter.name)
+            for value in found if isinstance(found, list | tuple) else [found]:
+                if problem := _problem(value, is_empty=raw == ""):
+                    raise typer.BadParameter(problem, ctx=ctx, param=parameter)
+        return rest
+
+
+def _problem(value: object, *, is_empty: bool) -> str | None:
+    """Why no command can use an argument; None if that is for the command to say."""
+    match value:
+        case bool():
+            return None
+        case int() | float() if not abs(value) <= MOST:  # a NaN is not, either
+            return f"{value:g} is no number up to {MOST}." if isinstance(value, float) else f"at most {MOST}."
+        case Path() if is_empty:
+            return "an empty text names no file and no folder."
+        case str() | Path():
+            text = str(value)
+            if "\0" in text:
+                return "a text that holds a NUL can't be used."
+            if not is_unicode(text):
+                return f"{text[:80]!a} is not UTF-8: rename what it names, or convert it."
+    return None
+
+
+def is_unicode(text: str) -> bool:
+    """Whether a text can be written as UTF-8: it holds no lone surrogate, as which Python reads other bytes."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def new_app(name: str, summary: str, commands: Mapping[str, Callable[..., None]]) -> typer.Typer:
+    """The command line of that name: its commands, --version, completion of shells, tracebacks as Python's."""
     app = typer.Typer(
         name=name, help=summary, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
     )
     app.callback()(_global_options)
+    for command, body in commands.items():
+        app.command(command, cls=Command)(body)
     return app
 
 
@@ -48,7 +99,9 @@ def print_json(value: Any) -> None:
 
 
 def say(message: str) -> None:
-    """A line for people, on stderr."""
+    """A line for people, on stderr, of a length that can be read."""
+    if len(message) > _LONGEST_MESSAGE:
+        message = f"{message[: _LONGEST_MESSAGE // 2]} [...] {message[-_LONGEST_MESSAGE // 2 :]}"
     typer.echo(message, err=True)
 
 
@@ -59,7 +112,7 @@ def run_app(app: typer.Typer) -> None:
         signal.signal(signal.SIGTERM, signal.default_int_handler)
         app()
     except RotError as error:
-        say(f"error: {error}")
+        _say_error(error)
         sys.exit(error.exit_code)
     except KeyboardInterrupt:
         say("interrupted")
@@ -68,5 +121,21 @@ def run_app(app: typer.Typer) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        say(f"error: {error.strerror or error}{f': {error.filename}' if error.filename else ''}")
+        _say_error(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
         sys.exit(1)
+    except (MemoryError, RuntimeError) as error:
+        if not _is_lack_of_memory(error):
+            raise
+        _say_error(f"there is not enough memory ({error}): take a smaller batch, a smaller budget or fewer rows")
+        sys.exit(1)
+
+
+def _is_lack_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed: Python's, or torch's on a GPU or CPU, which is told by its words alone."""
+    named = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
+    return named or "can't allocate memory" in str(error)
+
+
+def _say_error(message: object) -> None:
+    """An error as one line for people."""
+    say("error: " + " ".join(part.strip() for part in str(message).splitlines()))

@@ -14,6 +14,7 @@ from pathlib import Path
 from types import NoneType
 from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
+from rotdata.console import MOST
 from rotdata.errors import UsageError
 
 Recipe = Literal["paper", "fast"]
@@ -28,6 +29,11 @@ Activation = Literal["swiglu", "gelu", "relu"]
 SftMode = Literal["cot", "no-cot"]
 Precision = Literal["auto", "float32", "bfloat16", "mixed"]
 Experts = Literal["frozen", "adapted"]
+
+MOST_LATENTS = 1 << 16
+"""A row's or a question's latents are no more: the longest contexts hold as many."""
+MOST_WIDTH = 1 << 16
+"""Of a hidden layer, or the rank of an adapter."""
 
 _Config = TypeVar("_Config", bound="TrainConfig")
 
@@ -46,6 +52,13 @@ def _check_not_negative(config: object, *names: str) -> None:
             raise UsageError(f"{name} is at least 0, got {value}")
 
 
+def _check_at_most(config: object, most: float, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value <= most:
+            raise UsageError(f"{name} is at most {most:g}, got {value!s:.40}")
+
+
 def _check_choice(config: object, name: str, allowed: Sequence[str]) -> None:
     value = getattr(config, name)
     if value not in allowed:
@@ -60,7 +73,7 @@ ALL_SWEEPS = 10**9
 """More sweeps than any row has latents: what they read then are the student's latents."""
 
 _PHASE = re.compile(
-    r"(teacher|student|jacobi:(?:(?P<all>all)|(?P<least>\d+)(?:-(?P<most>\d+))?))(?:@(?P<start>[\d.]+))?"
+    r"(teacher|student|jacobi:(?:(?P<all>all)|(?P<least>\d{1,9})(?:-(?P<most>\d{1,9}))?))(?:@(?P<start>[\d.]+))?"
 )
 
 
@@ -109,6 +122,7 @@ class HeadConfig:
     def __post_init__(self) -> None:
         """Raise UsageError for values that make no head."""
         _check_positive(self, "hidden")
+        _check_at_most(self, MOST_WIDTH, "hidden")
         _check_choice(self, "activation", get_args(Activation))
 
 
@@ -125,6 +139,7 @@ class LoraSettings:
     def __post_init__(self) -> None:
         """Raise UsageError for values that make no adapter."""
         _check_positive(self, "rank", "alpha")
+        _check_at_most(self, MOST_WIDTH, "rank", "alpha")
         if not 0 <= self.dropout < 1:
             raise UsageError(f"dropout is at least 0 and less than 1, got {self.dropout}")
         _check_choice(self, "experts", get_args(Experts))
@@ -181,7 +196,13 @@ class TrainConfig:
             self, "batch_size", "accumulate", "epochs", "max_steps", "lr", "max_grad_norm", "save_steps", "log_steps",
             "validation_steps",
         )  # fmt: skip
-        _check_not_negative(self, "weight_decay", "warmup_steps", "validation_rows")
+        _check_not_negative(self, "weight_decay", "warmup_steps", "seed", "validation_rows")
+        _check_at_most(
+            self, MOST, "batch_size", "accumulate", "epochs", "max_steps", "lr", "max_grad_norm", "save_steps",
+            "log_steps", "validation_steps", "weight_decay", "warmup_steps", "seed", "validation_rows",
+        )  # fmt: skip
+        if not 0 < self.adam_beta2 < 1:
+            raise UsageError(f"adam_beta2 is more than 0 and less than 1, got {self.adam_beta2}")
         _check_choice(self, "trainable", get_args(Trainable))
         _check_choice(self, "scheduler", get_args(Scheduler))
         _check_choice(self, "precision", get_args(Precision))
@@ -224,7 +245,10 @@ class LatentConfig(TrainConfig):
         """Raise UsageError for values that can't train."""
         super().__post_init__()
         _check_positive(self, "budget")
-        _check_not_negative(self, "input_noise", "align_weight", "answer_weight", "glyph_weight", "halt_weight")
+        weights = ("input_noise", "align_weight", "answer_weight", "glyph_weight", "halt_weight")
+        _check_not_negative(self, *weights)
+        _check_at_most(self, MOST, *weights)
+        _check_at_most(self, MOST_LATENTS, "budget")
         rollout_phases(self.rollout)
         _check_choice(self, "fit", get_args(Fit))
         _check_choice(self, "alignment", get_args(Alignment))
@@ -306,7 +330,7 @@ def load_yaml(kind: type[_Config], file: Path | None, *, recipe: Recipe = DEFAUL
 
         try:
             content = yaml.safe_load(file.read_text(encoding="utf-8")) or {}
-        except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
             raise UsageError(f"the config {file} can't be read: {error}") from error
         if not isinstance(content, dict):
             raise UsageError(f"the config {file} holds no mapping of names to values")
@@ -354,5 +378,5 @@ def _coerce(name: str, value: Any, hint: Any) -> Any:
 def _number(name: str, value: int | str) -> float:
     try:
         return float(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         raise UsageError(f"{name} is a number, got {value!r}") from None

@@ -13,19 +13,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
-from jinja2 import Environment, PackageLoader, StrictUndefined
+from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
 from safetensors.torch import save_file
 
 from rotdata import hub
 from rotdata.encoders import quiet_loading
 from rotdata.encoders.models import ModelFolder, find_model
-from rotdata.errors import OutputOccupied, UsageError
+from rotdata.errors import CheckpointError, OutputOccupied, UsageError
 from rotdata.shards import write_atomically
 from rottrain.config import LoraSettings, from_dict
 from rottrain.generation.generate import DEFAULT_BUDGET, MAX_ANSWER_TOKENS, MAX_COT_TOKENS
 from rottrain.model import checkpoints
 from rottrain.model.backbone import IMG_BEGIN, IMG_END, Backbone
-from rottrain.model.checkpoints import HEAD, CheckpointConfig
+from rottrain.model.checkpoints import CONFIG, HEAD, CheckpointConfig
 from rottrain.model.precision import load_backbone
 from rottrain.training.stages import RECIPE
 
@@ -114,6 +114,7 @@ def _write(checkpoint: Path, config: CheckpointConfig, folder: ModelFolder, out:
     checkpoints.check_backbone(checkpoint, config, backbone)
     checkpoints.load_learnt(checkpoint, config, backbone)
     settings = origin | _settings(config, backbone)
+    words = card(config, settings)  # before anything is written: it reads all that others may have changed
     backbone.tokenizer.save_pretrained(out)
     if origin["weights"] == "whole":
         _save_whole(backbone, out)
@@ -124,7 +125,7 @@ def _write(checkpoint: Path, config: CheckpointConfig, folder: ModelFolder, out:
     for file in out.glob("*.safetensors"):
         file.chmod(0o644)  # safetensors writes files that only their owner can read
     shutil.copyfile(checkpoint / RECIPE, out / RECIPE)
-    write_atomically(out / CARD, card(config, settings).encode())
+    write_atomically(out / CARD, words.encode())
     write_atomically(out / SETTINGS, (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode())
 
 
@@ -134,10 +135,17 @@ def use_script(settings: dict[str, Any]) -> str:
 
 
 def card(config: CheckpointConfig, settings: dict[str, Any]) -> str:
-    """The model card: what this is, what it was made from, how to use it."""
+    """The model card: what this is, what it was made from, how to use it. Raises CheckpointError."""
     script = use_script(settings)
     on_hub = settings["base"] is not None and is_hub_id(settings["base"])
-    return _page("card.md.j2", config=config, rot=settings, script=script, base=settings["base"] if on_hub else None)
+    try:
+        return _page(
+            "card.md.j2", config=config, rot=settings, script=script, base=settings["base"] if on_hub else None
+        )
+    except (TypeError, ValueError, AttributeError, UndefinedError) as error:
+        raise CheckpointError(
+            f"{CONFIG} of the checkpoint lacks what a model card says, or has it of another type ({error}): train again"
+        ) from error
 
 
 def _page(template: str, **values: Any) -> str:

@@ -8,20 +8,21 @@ from rotdata.console import new_app, run_app
 app = new_app(
     "rotdata",
     "Chains of thought -> strips (pictures of one line of text) -> a frozen vision encoder's embeddings of them.",
+    {
+        "render": render.render,
+        "embed": embed.embed,
+        "verify": folders.verify,
+        "repair": folders.repair,
+        "push": hub.push,
+        "pull": hub.pull,
+        "merge": folders.merge,
+        "preview": folders.preview,
+        "stats": folders.stats,
+        "fonts": machine.fonts,
+        "plan": machine.plan,
+        "doctor": machine.doctor,
+    },
 )
-
-app.command()(render.render)
-app.command()(embed.embed)
-app.command()(folders.verify)
-app.command()(folders.repair)
-app.command()(hub.push)
-app.command()(hub.pull)
-app.command()(folders.merge)
-app.command()(folders.preview)
-app.command()(folders.stats)
-app.command()(machine.fonts)
-app.command()(machine.plan)
-app.command()(machine.doctor)
 
 
 def main() -> None:

@@ -66,6 +66,7 @@ def embed(
     from rotdata.encoders import (
         LazyEncoder,
         Placement,
+        check_device,
         default_device,
         default_kernel,
         default_precision,
@@ -81,6 +82,8 @@ def embed(
     folder = find_model(model, revision=before.revision if same else None)
     places = _places(device, devices, num_proc, engine)
     first = places[0] if places else device or default_device()
+    for place in {first, *places} if engine == "local" else ():  # the actors of a cluster have other devices
+        check_device(place)
     precision = dtype if dtype != "auto" else before.dtype or default_precision(first)
     kernel = before.kernel or default_kernel(first, precision)
     encoder = LazyEncoder(folder, Placement(device=first, dtype=precision, kernel=kernel), threads)

@@ -129,14 +129,14 @@ def encoder_of(manifest: Manifest, model: str | None, device: str | None) -> Laz
     """The encoder of embeddings, from what their manifest says; None for strips."""
     if manifest.encoder is None:
         return None
-    from rotdata.encoders import LazyEncoder, Placement, default_device
+    from rotdata.encoders import LazyEncoder, Placement, check_device, default_device
     from rotdata.encoders.models import find_model
 
+    where = device or default_device()
+    check_device(where)
     folder = find_model(model or manifest.encoder["model"], revision=None if model else manifest.encoder["revision"])
     kernel = manifest.settings.get("attention", "grouped")
-    return LazyEncoder(
-        folder, Placement(device=device or default_device(), dtype=manifest.encoder["dtype"], kernel=kernel)
-    )
+    return LazyEncoder(folder, Placement(device=where, dtype=manifest.encoder["dtype"], kernel=kernel))
 
 
 def _whole_numbers(option: str, text: str) -> list[int]:

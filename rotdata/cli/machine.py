@@ -64,7 +64,7 @@ def plan(
     font: Annotated[str, typer.Option(help="A family, a style of one, or a font file.")] = "DejaVu",
     font_size: Annotated[int, typer.Option(help="Font size in pixels.")] = 20,
     max_latents: Annotated[int, typer.Option(help="Latents that a strip may have.")] = 4096,
-    rows_per_shard: Annotated[int, typer.Option(help="Source rows a shard.")] = 1000,
+    rows_per_shard: Annotated[int, typer.Option(min=1, help="Source rows a shard.")] = 1000,
     tokenizer: Annotated[str | None, typer.Option(help="A tokenizer.json, its folder, or a Hub id.")] = None,
     out: Annotated[Path, typer.Option(help="Folder whose disk is to hold the shards.")] = Path(),
     device: Device = None,
@@ -74,9 +74,12 @@ def plan(
     from rotdata import corpora
     from rotdata import plan as planning
     from rotdata.corpora.tokens import token_counter
+    from rotdata.encoders import check_device
     from rotdata.encoders.models import find_model
     from rotdata.rendering.strips import StripStyle
 
+    if device is not None:
+        check_device(device)
     folder = find_model(model, files=("config.json",))
     found = planning.plan(
         corpora.Source(location=source, corpus=corpus, split=split, config=config, limit=limit),

@@ -71,7 +71,7 @@ def render(
     split: Annotated[str, typer.Option(help="Split of the dataset; also names the shards.")] = "train",
     config: DatasetConfig = None,
     limit: Limit = None,
-    seed: Annotated[int, typer.Option(help="Seed of the toy corpus.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the toy corpus.")] = 0,
     question_field: Annotated[str, typer.Option(help="Field of the question in a generic corpus.")] = "question",
     cot_field: Annotated[str, typer.Option(help="Field of the chain of thought in a generic corpus.")] = "cot",
     answer_field: Annotated[str, typer.Option(help="Field of the answer in a generic corpus.")] = "answer",

@@ -4,6 +4,7 @@ from rotdata.encoders.interface import CallTooLarge, Encoder, EncoderIdentity, K
 from rotdata.encoders.loading import (
     CPU_PATCHES_PER_CALL,
     LazyEncoder,
+    check_device,
     default_device,
     default_kernel,
     default_precision,
@@ -22,6 +23,7 @@ __all__ = [
     "LazyEncoder",
     "Placement",
     "Precision",
+    "check_device",
     "default_device",
     "default_kernel",
     "default_precision",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from rotdata.encoders.interface import EncoderIdentity, Kernel, Placement, Precision
 from rotdata.encoders.models import ModelFolder, find_model
 from rotdata.encoders.patches import PatchGeometry
+from rotdata.errors import UsageError
 
 if TYPE_CHECKING:
     import numpy as np
@@ -30,6 +31,17 @@ def default_device() -> str:
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def check_device(device: str) -> None:
+    """Raise UsageError for a device that torch does not know, or that is not in this machine."""
+    import torch
+
+    try:
+        torch.empty(1, device=device).cpu()
+    except (RuntimeError, AssertionError, NotImplementedError, TypeError) as error:
+        reason = str(error).partition("\n")[0][:200] or type(error).__name__
+        raise UsageError(f"the device {device[:80]!r} can't be used here, cpu can: {reason}") from error
 
 
 def default_precision(device: str) -> Precision:

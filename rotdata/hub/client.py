@@ -93,7 +93,8 @@ def _client_errors() -> tuple[type[Exception], ...]:
     from huggingface_hub.utils import httpx  # type: ignore[attr-defined]  # exported at run time only
 
     return (
-        OSError, ValueError, RuntimeError, httpx.HTTPError, DeviceCodeError, OIDCError, RevisionResolutionError,
+        OSError, ValueError, RuntimeError, httpx.HTTPError, httpx.InvalidURL, DeviceCodeError, OIDCError,
+        RevisionResolutionError,
     )  # fmt: skip
 
 

@@ -23,7 +23,7 @@ LARGEST_READ = 64 << 20
 
 _BLOCK_BYTES = 1 << 20  # read ahead: more than a footer, far less than a row group
 
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,199}")
 SPLIT = re.compile(r"[A-Za-z0-9_]+(\.[A-Za-z0-9_]+)*")
 _ADDRESS = re.compile(
     r"(?P<hf>hf://datasets/)?(?P<repo>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>refs/(?:pr|convert)/[^/@]+|[^/@]+))?"

@@ -159,8 +159,8 @@ def given_values(assignments: Sequence[str]) -> dict[str, Any]:
         name, sign, text = each.partition("=")
         try:
             values[name] = yaml.safe_load(text)
-        except yaml.YAMLError as error:
-            raise UsageError(f"--set {each} can't be read as YAML: {error}") from error
+        except (ValueError, RecursionError, yaml.YAMLError) as error:
+            raise UsageError(f"--set {each[:80]} can't be read as YAML: {error}") from error
         if not sign:
             raise UsageError(f"--set takes NAME=VALUE, got {each!r}")
     return values

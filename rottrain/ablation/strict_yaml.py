@@ -32,7 +32,7 @@ def read(file: Path) -> Mapping[str, Any]:
     """The mapping that a file holds. Raises UsageError."""
     try:
         content = yaml.load(file.read_text(encoding="utf-8"), _UniqueKeys)  # noqa: S506 -- a SafeLoader
-    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
+    except (OSError, ValueError, yaml.YAMLError, RecursionError) as error:
         raise UsageError(f"it can't be read as YAML: {error}") from error
     return mapping("it", content)
 

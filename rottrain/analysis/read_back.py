@@ -17,7 +17,9 @@ from rapidfuzz.distance import Levenshtein
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from rotdata.errors import UsageError
 from rottrain.generation.decoding import decode, greedy, positions_of
+from rottrain.generation.generate import MAX_QUESTION_TOKENS
 from rottrain.model.backbone import Backbone
 from rottrain.model.glyph_probe import GlyphProbe
 from rottrain.training.tiny import READ_PROMPT
@@ -138,9 +140,10 @@ def read_rightly(read: str, reference: str) -> list[bool]:
 
 @torch.inference_mode()
 def _transcribe_batch(backbone: Backbone, latents: Sequence[Tensor], prompt: str) -> list[Reading]:
-    before, after = (
-        backbone.embed(torch.tensor(ids, device=backbone.device)) for ids in backbone.picture_prompt_ids(prompt)
-    )
+    around = backbone.picture_prompt_ids(prompt)
+    if (length := sum(map(len, around))) > MAX_QUESTION_TOKENS:
+        raise UsageError(f"the prompt that asks to read is of {length} tokens, at most {MAX_QUESTION_TOKENS} are read")
+    before, after = (backbone.embed(torch.tensor(ids, device=backbone.device)) for ids in around)
     rows = [torch.cat([before, given_KD.to(before), after]) for given_KD in latents]
     inputs_BTD = pad_sequence(rows, batch_first=True, padding_side="left")
     width = inputs_BTD.shape[1]

@@ -8,20 +8,21 @@ from rottrain.cli import analyse, compare, evaluate, generate, ship, train
 app = new_app(
     "rottrain",
     "Train, run and evaluate models that reason in the latents of rendered chains of thought.",
+    {
+        "stage1": train.stage1,
+        "stage2": train.stage2,
+        "sft": train.sft,
+        "smoke": ship.smoke,
+        "export": ship.export,
+        "generate": generate.generate,
+        "eval": evaluate.evaluate,
+        "trace": analyse.trace,
+        "calibrate": analyse.calibrate,
+        "ablate": compare.ablate,
+        "probe": analyse.probe,
+        "demo": ship.demo,
+    },
 )
-
-app.command()(train.stage1)
-app.command()(train.stage2)
-app.command()(train.sft)
-app.command()(ship.smoke)
-app.command()(ship.export)
-app.command()(generate.generate)
-app.command("eval")(evaluate.evaluate)
-app.command()(analyse.trace)
-app.command()(analyse.calibrate)
-app.command()(compare.ablate)
-app.command()(analyse.probe)
-app.command()(ship.demo)
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ import typer
 
 from rotdata.cli.options import CorpusName, DatasetConfig, Json, Split
 from rotdata.console import print_json, say
-from rottrain.cli.inputs import as_budget
+from rottrain.cli.inputs import as_budget, tell_cost
 from rottrain.cli.options import BaseModel, Budget, Checkpoint, Limit, MatchingShards, Stop, Together
 
 
@@ -49,13 +49,14 @@ def trace(
         raise UsageError("trace one thing: a --question, a --row of the shards, or all of its rows with --corpus")
     if corpus and out is not None:
         raise UsageError("--out is the page of one question: give --question or --row, or leave it out with --corpus")
+    spent = as_budget(budget)
     rot = RoT.from_pretrained(checkpoint, model=model)
+    tell_cost(rot, spent, batch_size if corpus else 1)
     opened = open_shards(shards)
     searched = opened if index is None else open_shards(index)
     for each in (opened, searched):
         check_shards(rot.config, each)
     pictures = LatentIndex(searched, limit=index_rows)
-    spent = as_budget(budget)
     if corpus:
         scores = read_back_rates.traceability(
             rot, opened, pictures, limit=limit, budget=spent, stop=stop, prompt=read_prompt, batch_size=batch_size
@@ -91,8 +92,10 @@ def calibrate(
     from rottrain.analysis.true_latents import open_shards
     from rottrain.generation.generate import RoT
 
+    spent = as_budget(budget)
     rot = RoT.from_pretrained(checkpoint, model=model)
-    found = halting(rot, open_shards(shards), limit=limit, budget=as_budget(budget), stop=stop, batch_size=batch_size)
+    tell_cost(rot, spent, batch_size)
+    found = halting(rot, open_shards(shards), limit=limit, budget=spent, stop=stop, batch_size=batch_size)
     if json_:
         print_json(dataclasses.asdict(found))
     else:
@@ -114,7 +117,7 @@ def probe(
     ] = None,
     budget: Budget = None,
     stop: Stop = None,
-    seed: Annotated[int, typer.Option(help="Seed of noise, orders and folds.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of noise, orders and folds.")] = 0,
     batch_size: Together = 32,
     model: BaseModel = None,
     plot: Annotated[Path | None, typer.Option(help="Draw the figures into a .png, .svg or .pdf file.")] = None,
@@ -131,15 +134,17 @@ def probe(
 
     asked = corpora.Source(location=source, corpus=corpus, split=split, config=config, limit=limit, need_cot=False)
     asked = corpora.resolve(asked)
+    spent = as_budget(budget)
     rows = gradable_rows(asked)
     rot = RoT.from_pretrained(checkpoint, model=model)
+    tell_cost(rot, spent, batch_size)
     truths = TrueLatents(rot, None if shards is None else open_shards(shards))
     found = run(
         rot,
         rows,
         corpus=asked.corpus,
         truths=truths,
-        budget=as_budget(budget),
+        budget=spent,
         stop=stop,
         batch_size=batch_size,
         seed=seed,

@@ -54,7 +54,7 @@ def evaluate(
     ] = None,
     batch_size: Together = 32,
     max_answer_tokens: MaxAnswerTokens = None,
-    max_cot_tokens: Annotated[int | None, typer.Option(help="Most tokens in mode cot, 1024 by default.")] = None,
+    max_cot_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens in mode cot, 1024 by default.")] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="tokenizer.json, folder or Hub id: reasoning in words is counted in it, too.")
     ] = None,

@@ -10,7 +10,7 @@ import typer
 
 from rotdata.cli.options import Json
 from rotdata.console import print_json
-from rottrain.cli.inputs import as_budget, read_questions
+from rottrain.cli.inputs import as_budget, read_questions, tell_cost
 from rottrain.cli.options import BaseModel, Budget, Checkpoint, MaxAnswerTokens, Stop, Temperature, Together, TopP
 
 
@@ -26,9 +26,12 @@ def generate(
     stop: Stop = None,
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
-    seed: Annotated[int, typer.Option(help="Seed of the sampled answers.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of the sampled answers.")] = 0,
     batch_size: Together = 16,
     max_answer_tokens: MaxAnswerTokens = None,
+    max_question_tokens: Annotated[
+        int | None, typer.Option(min=1, help="Most tokens of a question with its prompt, 8192 by default.")
+    ] = None,
     model: BaseModel = None,
     jsonl: Annotated[bool, typer.Option("--jsonl", help="Print a JSON line an answer, batch by batch.")] = False,  # noqa: FBT002
     json_: Json = False,  # noqa: FBT002
@@ -40,9 +43,13 @@ def generate(
 
     asked = read_questions(questions, file)
     sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
-    streamed = RoT.from_pretrained(checkpoint, model=model).stream(
+    spent = as_budget(budget)
+    rot = RoT.from_pretrained(checkpoint, model=model)
+    rot.max_question_tokens = max_question_tokens or rot.max_question_tokens
+    tell_cost(rot, spent, min(batch_size, len(asked)))
+    streamed = rot.stream(
         asked,
-        budget=as_budget(budget),
+        budget=spent,
         stop=stop,
         sampling=sampling,
         batch_size=batch_size,

@@ -96,5 +96,5 @@ Stop = Annotated[
 ]
 Temperature = Annotated[float, typer.Option(help="Of the sampled answer; 0 takes the likeliest tokens.")]
 TopP = Annotated[float, typer.Option(help="Share of the probability that is sampled from.")]
-Together = Annotated[int, typer.Option("--batch-size", help="Questions answered together.")]
-MaxAnswerTokens = Annotated[int | None, typer.Option(help="Most tokens of an answer, 64 by default.")]
+Together = Annotated[int, typer.Option("--batch-size", min=1, help="Questions answered together.")]
+MaxAnswerTokens = Annotated[int | None, typer.Option(min=1, help="Most tokens of an answer, 64 by default.")]

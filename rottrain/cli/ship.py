@@ -41,8 +41,8 @@ def export(
 
 def smoke(
     model: Annotated[str, typer.Option("--model", help="tiny, qwen3-vl[-2b|-4b|-8b], a model's folder or a Hub id.")],
-    rows: Annotated[int, typer.Option(help="Toy problems.")] = 16,
-    steps: Annotated[int, typer.Option(help="Steps of each stage.")] = 3,
+    rows: Annotated[int, typer.Option(min=1, help="Toy problems.")] = 16,
+    steps: Annotated[int, typer.Option(min=1, help="Steps of each stage.")] = 3,
     trainable: Annotated[
         Literal["head", "lora", "full", "lm-head"], typer.Option(help="What of the language model learns in stage 2.")
     ] = "lora",
@@ -65,9 +65,9 @@ def smoke(
 
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
-    rows: Annotated[int, typer.Option(help="Training problems.")] = 8000,
-    stage1_steps: Annotated[int, typer.Option(help="Steps of stage 1.")] = 400,
-    stage2_steps: Annotated[int, typer.Option(help="Steps of stage 2.")] = 1000,
+    rows: Annotated[int, typer.Option(min=1, help="Training problems.")] = 8000,
+    stage1_steps: Annotated[int, typer.Option(min=1, help="Steps of stage 1.")] = 400,
+    stage2_steps: Annotated[int, typer.Option(min=1, help="Steps of stage 2.")] = 1000,
     json_: Json = False,  # noqa: FBT002
 ) -> None:
     """Run the whole line on the embedded model and its toy corpus: corpus to evaluated checkpoint and report."""

@@ -23,6 +23,10 @@ if TYPE_CHECKING:
     from transformers import Cache
 
 
+LEAST = 1e-6
+"""Temperatures and shares that are smaller, but not 0, are lost in float32."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sampling:
     """How tokens are chosen."""
@@ -35,10 +39,10 @@ class Sampling:
 
     def __post_init__(self) -> None:
         """Raise UsageError for values that can't be."""
-        if not 0 <= self.temperature < float("inf"):
-            raise UsageError(f"a temperature is a number from 0 on, got {self.temperature}")
-        if not 0 < self.top_p <= 1:
-            raise UsageError(f"top-p is a share of more than 0 and at most 1, got {self.top_p}")
+        if self.temperature and not LEAST <= self.temperature <= 1 / LEAST:
+            raise UsageError(f"a temperature is 0, or from {LEAST:g} to {1 / LEAST:g}, got {self.temperature}")
+        if not LEAST <= self.top_p <= 1:
+            raise UsageError(f"top-p is a share from {LEAST:g} to 1, got {self.top_p}")
 
 
 GREEDY = Sampling()

@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from rotdata.console import is_unicode
 from rotdata.encoders.models import find_model
 from rotdata.errors import CheckpointError, UsageError
-from rottrain.config import Precision
+from rottrain.config import MOST_LATENTS, Precision
 from rottrain.data.batches import pad_ids
 from rottrain.generation.decoding import GREEDY, Chooser, Said, Sampling, chooser, decode, positions_of
 from rottrain.generation.rollout import Prompt, read_prompt, unroll
@@ -35,6 +36,8 @@ AUTO_QUANTILE = "0.95"
 """Share of the training rows whose strips the budget `auto` holds whole."""
 MAX_ANSWER_TOKENS = 64
 MAX_COT_TOKENS = 1024
+MAX_QUESTION_TOKENS = 8192
+"""A longer question is refused before it takes all memory: reading it takes the square of its length."""
 
 Budget = int | Literal["auto"] | None
 """Latents to spend on a question: so many, what most training rows have, or what the checkpoint was trained on."""
@@ -85,6 +88,8 @@ class RoT:
         self.head = head
         self.config = config
         self.glyphs = glyphs
+        self.max_question_tokens = MAX_QUESTION_TOKENS
+        """May be raised, where the memory allows it."""
 
     @classmethod
     def from_pretrained(cls, folder: Path | str, *, model: str | None = None, precision: Precision = "auto") -> RoT:
@@ -178,6 +183,8 @@ class RoT:
             return self.config.budget or DEFAULT_BUDGET
         if asked < 0:
             raise UsageError(f"the budget is at least 0 latents, got {asked}")
+        if asked > MOST_LATENTS:
+            raise UsageError(f"the budget is at most {MOST_LATENTS} latents, got {asked!s:.40}")
         return asked
 
     def answer(
@@ -285,7 +292,9 @@ class RoT:
         return self._generations(questions, said, kept, Timings(prefill_s=prefill_s, answer_s=watch.lap()))
 
     def _read(self, questions: list[str]) -> Prompt:
-        return read_prompt(self.backbone, *_prompts(self.backbone, questions, prefill=[]))
+        return read_prompt(
+            self.backbone, *_prompts(self.backbone, questions, prefill=[], most=self.max_question_tokens)
+        )
 
     def _closed(self, latents_BKD: Tensor) -> Tensor:
         """Latents, and what comes between them and the answer."""
@@ -378,9 +387,18 @@ def _generations(
     return made
 
 
-def _prompts(backbone: Backbone, questions: Sequence[str], *, prefill: list[int]) -> tuple[Tensor, Tensor]:
-    """Prompts, with the start of the reply where one is given, padded on the left."""
+def _prompts(
+    backbone: Backbone, questions: Sequence[str], *, prefill: list[int], most: int = MAX_QUESTION_TOKENS
+) -> tuple[Tensor, Tensor]:
+    """Prompts, with the start of the reply where one is given, padded on the left. Raises UsageError."""
+    if strange := [question for question in questions if not is_unicode(question)]:
+        raise UsageError(f"a question holds a lone surrogate, which is no character: {strange[0][:80]!a}")
     rows = [backbone.prompt_ids(question) + prefill for question in questions]
+    if (longest := max(map(len, rows), default=0)) > most:
+        raise UsageError(
+            f"a question is of {longest} tokens with its prompt, and at most {most} are read: shorten it, or raise "
+            "the cap (rottrain generate --max-question-tokens, RoT.max_question_tokens)"
+        )
     ids, mask = pad_ids(rows, backbone.pad_id, side="left")
     return ids.to(backbone.device), mask.to(backbone.device)
 

@@ -37,7 +37,8 @@ def share(hits: Sequence[bool]) -> Estimate:
     middle = found + _Z**2 / (2 * count)
     half = _Z * math.sqrt(found * (1 - found) / count + (_Z / (2 * count)) ** 2)
     width = 1 + _Z**2 / count
-    return Estimate(found, max(0.0, (middle - half) / width), min(1.0, (middle + half) / width))
+    low, high = max(0.0, (middle - half) / width), min(1.0, (middle + half) / width)
+    return Estimate(found, min(found, low), max(found, high))  # at 0 and 1 rounding would leave the value outside
 
 
 def paired_difference(first: Sequence[bool], second: Sequence[bool]) -> Estimate:

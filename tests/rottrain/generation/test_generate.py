@@ -372,10 +372,10 @@ def test_a_budget_below_zero_is_refused(rot: RoT) -> None:
 @pytest.mark.parametrize(
     ("option", "message"),
     [
-        ({"temperature": -1.0}, "a temperature is a number from 0 on, got -1.0"),
-        ({"temperature": float("nan")}, "a temperature is a number from 0 on, got nan"),
-        ({"top_p": 0.0}, "top-p is a share of more than 0 and at most 1, got 0.0"),
-        ({"top_p": 1.5}, "top-p is a share of more than 0 and at most 1, got 1.5"),
+        ({"temperature": -1.0}, "a temperature is 0, or from 1e-06 to "),
+        ({"temperature": float("nan")}, "a temperature is 0, or from 1e-06 to "),
+        ({"top_p": 0.0}, "top-p is a share from 1e-06 to 1, got 0.0"),
+        ({"top_p": 1.5}, "top-p is a share from 1e-06 to 1, got 1.5"),
     ],
 )
 def test_sampling_that_can_not_be_is_refused(rot: RoT, option: dict[str, float], message: str) -> None:

@@ -63,3 +63,10 @@ def test_what_can_not_be_compared_is_an_error() -> None:
 def test_estimates_are_said_in_percent_and_in_points() -> None:
     assert Estimate(0.5, 0.25, 1).as_percent() == "50.0% [25.0, 100.0]"
     assert Estimate(-0.123, -0.2, 0.01).as_points() == "-12.3 [-20.0, +1.0]"
+
+
+def test_an_interval_of_any_share_holds_it() -> None:
+    for count in range(1, 60):
+        for hits in range(count + 1):
+            estimate = share([True] * hits + [False] * (count - hits))
+            assert 0 <= estimate.low <= estimate.value <= estimate.high <= 1
