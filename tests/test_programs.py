@@ -5,11 +5,15 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer.main
 
 import rotdata
+from rotdata.cli.options import MOST_PROCESSES
 from tests.helpers import REPOSITORY
 
 pytestmark = pytest.mark.parametrize("program", ["rotdata", "rottrain"])
@@ -54,3 +58,11 @@ def test_the_shell_completes_commands_and_options(program: str) -> None:
     assert command in found.stdout.split()
     found = installed(program, **asking, COMP_WORDS=f"{program} {command} {option[:-1]}", COMP_CWORD="2")
     assert option in found.stdout.split()
+
+
+def test_no_command_starts_processes_beyond_number(program: str) -> None:
+    group: Any = typer.main.get_command(import_module(f"{program}.cli").app)
+    counts = {"num_proc", "threads", "workers", "jobs"}
+    found = [each for command in group.commands.values() for each in command.params if each.name in counts]
+    assert found
+    assert all(each.max == MOST_PROCESSES for each in found)

@@ -7,7 +7,19 @@ from typing import Annotated, Literal
 
 import typer
 
-from rotdata.cli.options import Device, DryRun, Encoder, Json, MaxRejects, Out, Overwrite, Part, RetryRejects, part
+from rotdata.cli.options import (
+    MOST_PROCESSES,
+    Device,
+    DryRun,
+    Encoder,
+    Json,
+    MaxRejects,
+    Out,
+    Overwrite,
+    Part,
+    RetryRejects,
+    part,
+)
 from rotdata.cli.summaries import finish, print_plan
 
 
@@ -39,13 +51,18 @@ def embed(
         str | None, typer.Option(help="Comma-separated devices, a process each; all is every GPU.")
     ] = None,
     num_proc: Annotated[
-        int, typer.Option(min=1, help="Processes on a CPU, which share its threads; actors of the engine ray.")
+        int,
+        typer.Option(
+            min=1, max=MOST_PROCESSES, help="Processes on a CPU, which share its threads; actors of the engine ray."
+        ),
     ] = 1,
     engine: Annotated[
         Literal["local", "ray"],
         typer.Option(help="ray: actors of the cluster that RAY_ADDRESS names, each on the same device."),
     ] = "local",
-    threads: Annotated[int | None, typer.Option(min=1, help="Threads of a CPU that one process computes with.")] = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, max=MOST_PROCESSES, help="Threads of a CPU that one process computes with.")
+    ] = None,
     patches_per_call: Annotated[
         int | None,
         typer.Option(min=1, help="Patches in one call of the tower.", show_default="2048 on a CPU, what fits on a GPU"),

@@ -7,6 +7,9 @@ from typing import Annotated
 
 import typer
 
+MOST_PROCESSES = 4096
+"""Or threads: more would end the machine before the command."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON value on stdout.")]
 Source = Annotated[str, typer.Argument(help="File, folder, glob, Hub dataset id (owner/name), or toy (toy:5-8).")]
 CorpusName = Annotated[str, typer.Option(help="Name of the corpus; auto recognises it.")]

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from rotdata.cli.options import (
+    MOST_PROCESSES,
     DatasetConfig,
     DryRun,
     Json,
@@ -91,7 +92,7 @@ def render(
     too_long: Annotated[
         Literal["reject", "truncate", "split"], typer.Option(help="What becomes of rows with more latents.")
     ] = "reject",
-    num_proc: Annotated[int, typer.Option(help="Processes that draw.")] = 1,
+    num_proc: Annotated[int, typer.Option(max=MOST_PROCESSES, help="Processes that draw.")] = 1,
     check_ocr: Annotated[int, typer.Option(min=0, help="Read this many strips back by OCR and count the errors.")] = 0,
     max_rejects: MaxRejects = 0.01,
     overwrite: Overwrite = False,  # noqa: FBT002

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from rotdata.cli.options import Json
+from rotdata.cli.options import MOST_PROCESSES, Json
 from rotdata.console import print_json, say
 
 if TYPE_CHECKING:
@@ -23,7 +23,9 @@ def ablate(
     given: Annotated[
         list[str] | None, typer.Option("--set", metavar="NAME=VALUE", help="A value in place of the file's; YAML.")
     ] = None,
-    jobs: Annotated[int, typer.Option(help="Steps run at a time, each with one thread if more than one.")] = 1,
+    jobs: Annotated[
+        int, typer.Option(max=MOST_PROCESSES, help="Steps run at a time, each with one thread if more than one.")
+    ] = 1,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List the commands, and run none.")] = False,  # noqa: FBT002
     json_: Json = False,  # noqa: FBT002
 ) -> None:

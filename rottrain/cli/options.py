@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 import typer
 
+from rotdata.cli.options import MOST_PROCESSES
+
 Shards = Annotated[
     list[str],
     typer.Option(
@@ -31,7 +33,7 @@ BatchSize = Annotated[int | None, typer.Option(help="Rows a step and device.")]
 GroupByLength = Annotated[
     bool | None, typer.Option("--group-by-length/--shuffle", help="Rows of similar length share a batch.")
 ]
-Workers = Annotated[int, typer.Option(min=0, help="Processes that read and tokenise rows ahead.")]
+Workers = Annotated[int, typer.Option(min=0, max=MOST_PROCESSES, help="Processes that read and tokenise rows ahead.")]
 Accumulate = Annotated[int | None, typer.Option(help="Batches averaged into one step.")]
 Lr = Annotated[float | None, typer.Option(help="Learning rate; the paper's is 2e-5.")]
 Scheduler = Annotated[Literal["constant", "linear", "cosine"] | None, typer.Option(help="Learning rate over time.")]
