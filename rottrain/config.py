@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -198,9 +199,10 @@ class TrainConfig:
         )  # fmt: skip
         _check_not_negative(self, "weight_decay", "warmup_steps", "seed", "validation_rows")
         _check_at_most(
-            self, MOST, "batch_size", "accumulate", "epochs", "max_steps", "lr", "max_grad_norm", "save_steps",
+            self, MOST, "batch_size", "accumulate", "epochs", "max_steps", "max_grad_norm", "save_steps",
             "log_steps", "validation_steps", "weight_decay", "warmup_steps", "seed", "validation_rows",
         )  # fmt: skip
+        _check_at_most(self, sys.float_info.max, "lr")
         if not 0 < self.adam_beta2 < 1:
             raise UsageError(f"adam_beta2 is more than 0 and less than 1, got {self.adam_beta2}")
         _check_choice(self, "trainable", get_args(Trainable))
