@@ -6,12 +6,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from rotdata import corpora, hub, shards
-from rotdata.encoders import LazyEncoder, Precision, default_device, patches_that_fit, placement
-from rotdata.encoders.models import HUB_MODELS, find_model
+from rotdata.encoders import Precision, check_device
 from rotdata.rendering.style import StripStyle
 from rotdata.runs import pipeline
 from rotdata.runs.embedding import EmbedSettings
-from rotdata.runs.pipeline import DEFAULT_ROWS_PER_SHARD, Chosen, Summary, TooLong
+from rotdata.runs.pipeline import DEFAULT_ROWS_PER_SHARD, Summary, TooLong
 from rotdata.runs.resumable import Mode
 from rotdata.shards.targets import TargetSettings
 
@@ -65,17 +64,12 @@ def embed(
     `targets` are fields of TargetSettings: store ("float16", "float32", "int8"), pool, max_latents, longer. Raises
     ShardMismatch for strips of another height than the model's, UnknownModel, ShardError, OutputOccupied, Interrupted.
     """
-    before = Chosen() if overwrite else pipeline.chosen(Path(out))
-    same = before.model in {model, HUB_MODELS.get(model.lower())}
-    folder = find_model(model, revision=before.revision if same else None)
-    precision = before.dtype or dtype if dtype == "auto" else dtype
-    where = placement(device or default_device(), dtype=precision, kernel=before.kernel)
-    encoder = LazyEncoder(folder, where)
-    settings = EmbedSettings(
-        targets=TargetSettings(**targets),
-        patches_per_call=patches_per_call or before.patches_per_call or patches_that_fit(encoder),
-        kernel=where.kernel,
+    if device is not None:
+        check_device(device)
+    encoder, patches = pipeline.pick_encoder(
+        Path(out), model, device=device, dtype=dtype, patches_per_call=patches_per_call, overwrite=overwrite
     )
+    settings = EmbedSettings(targets=TargetSettings(**targets), patches_per_call=patches, kernel=encoder.where.kernel)
     return pipeline.embed(Path(strips), encoder, Path(out), settings=settings, mode=Mode(overwrite=overwrite))
 
 

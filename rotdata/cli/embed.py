@@ -80,35 +80,29 @@ def embed(
     """
     import torch
 
-    from rotdata.encoders import (
-        LazyEncoder,
-        Placement,
-        check_device,
-        default_device,
-        default_kernel,
-        default_precision,
-        patches_that_fit,
-    )
-    from rotdata.encoders.models import HUB_MODELS, find_model
+    from rotdata.encoders import check_device, default_device
     from rotdata.runs import pipeline, resumable
     from rotdata.runs.embedding import EmbedSettings
     from rotdata.shards.targets import TargetSettings
 
-    before = pipeline.Chosen() if overwrite else pipeline.chosen(out)
-    same = before.model in {model, HUB_MODELS.get(model.lower())}
-    folder = find_model(model, revision=before.revision if same else None)
     places = _places(device, devices, num_proc, engine)
     first = places[0] if places else device or default_device()
     for place in {first, *places} if engine == "local" else ():  # the actors of a cluster have other devices
         check_device(place)
-    precision = dtype if dtype != "auto" else before.dtype or default_precision(first)
-    kernel = before.kernel or default_kernel(first, precision)
-    encoder = LazyEncoder(folder, Placement(device=first, dtype=precision, kernel=kernel), threads)
+    encoder, patches = pipeline.pick_encoder(
+        out,
+        model,
+        device=first,
+        dtype=dtype,
+        patches_per_call=patches_per_call,
+        threads=threads,
+        overwrite=overwrite,
+    )
     settings = EmbedSettings(
         targets=TargetSettings(store=store, pool=pool, max_latents=max_latents, longer=longer),
-        resize=folder.resize_limits() if resize == "reference" else None,
-        patches_per_call=patches_per_call or before.patches_per_call or patches_that_fit(encoder),
-        kernel=kernel,
+        resize=encoder.folder.resize_limits() if resize == "reference" else None,
+        patches_per_call=patches,
+        kernel=encoder.where.kernel,
     )
     if dry_run:
         print_plan(pipeline.plan_embed(strips, encoder, settings), out, as_json=json_)

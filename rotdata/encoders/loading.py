@@ -72,10 +72,13 @@ def load_encoder(
     device: str | None = None,
     kernel: Kernel | None = None,
 ) -> PackedEncoder:
-    """The frozen tower of a model: `tiny`, a short name, a folder, a Hub id. Raises UnknownModel.
+    """The frozen tower of a model: `tiny`, a short name, a folder, a Hub id.
 
     By default on a GPU if there is one, in the precision and with the attention that are fastest there.
+    Raises UnknownModel, and UsageError for a device that is not here.
     """
+    if device is not None:
+        check_device(device)
     folder = find_model(model) if isinstance(model, str) else model
     where = placement(device or default_device(), dtype=dtype, kernel=kernel)
     return _encoder_class(folder).load(folder, where)

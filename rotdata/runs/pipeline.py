@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING, Literal
 import pyarrow as pa
 
 from rotdata import corpora, shards
+from rotdata.encoders import LazyEncoder, default_device, patches_that_fit, placement
+from rotdata.encoders.models import HUB_MODELS, find_model
 from rotdata.errors import ShardError, ShardMismatch, UsageError
 from rotdata.rendering.png import encode_png
 from rotdata.rendering.strips import MissingGlyph, Renderer, Strip, StripStyle, renderer
@@ -328,6 +330,30 @@ def chosen(out: Path) -> Chosen:
         revision=earlier.encoder["revision"],
         patches_per_call=earlier.settings["patches_per_call"],
     )
+
+
+def pick_encoder(
+    out: Path,
+    model: str,
+    *,
+    device: str | None = None,
+    dtype: Precision | Literal["auto"] = "auto",
+    patches_per_call: int | None = None,
+    threads: int | None = None,
+    overwrite: bool = False,
+) -> tuple[LazyEncoder, int]:
+    """The encoder of a run in `out` and its patches a call.
+
+    Each is as asked, else as an earlier run there has chosen, which is not asked with `overwrite`, else what is best
+    here. Raises UnknownModel.
+    """
+    before = Chosen() if overwrite else chosen(out)
+    same = before.model in {model, HUB_MODELS.get(model.lower())}
+    folder = find_model(model, revision=before.revision if same else None)
+    precision = before.dtype or dtype if dtype == "auto" else dtype
+    where = placement(device or default_device(), dtype=precision, kernel=before.kernel)
+    encoder = LazyEncoder(folder, where, threads)
+    return encoder, patches_per_call or before.patches_per_call or patches_that_fit(encoder)
 
 
 def summarise(manifest: shards.Manifest, ran: resumable.Ran = _NOTHING) -> Summary:

@@ -23,6 +23,7 @@ from rotdata.encoders import (
     Encoder,
     LazyEncoder,
     Placement,
+    default_device,
     default_precision,
     load_encoder,
     patches_that_fit,
@@ -33,7 +34,7 @@ from rotdata.encoders.attention import AttentionPlan, best_kernel
 from rotdata.encoders.loading import largest_call
 from rotdata.encoders.models import find_model
 from rotdata.encoders.patches import GeometryError, PatchGeometry, pack
-from rotdata.errors import UnknownModel
+from rotdata.errors import UnknownModel, UsageError
 from rotdata.rendering.strips import StripStyle, render
 from tests.tinymodel import save_tiny
 
@@ -83,6 +84,24 @@ def full_model_latents(folder: Path) -> list[NDArray[np.float32]]:
     with torch.inference_mode():
         features = model.get_image_features(torch.from_numpy(patches), torch.from_numpy(grid))
     return [latents.numpy() for latents in features.pooler_output]
+
+
+def test_an_encoder_is_loaded_by_the_name_of_its_model_and_takes_strips() -> None:
+    strips = [render(text, StripStyle()) for text in TEXTS]
+    encoder = load_encoder("tiny", dtype="float32", device="cpu")
+    assert encoder.identity.model == "tiny"
+    assert_latents_equal(encoder.encode(strips), encoder.encode([strip.pixels for strip in strips]))
+    assert [len(latents_KD) for latents_KD in encoder.encode(strips)] == [strip.num_latents for strip in strips]
+
+
+def test_an_encoder_runs_where_and_as_it_is_fastest_if_nobody_says(tiny_folder: Path) -> None:
+    encoder = load_encoder(str(tiny_folder))
+    assert (encoder.device, encoder.identity.dtype) == (default_device(), default_precision(default_device()))
+
+
+def test_a_device_that_is_not_here_is_refused_before_anything_is_loaded() -> None:
+    with pytest.raises(UsageError, match="the device 'abacus' can't be used here"):
+        load_encoder("tiny", device="abacus")
 
 
 def test_a_latent_a_factor_comes_out_in_the_order_given(encoder: Encoder) -> None:
