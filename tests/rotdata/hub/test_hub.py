@@ -18,6 +18,7 @@ import pytest
 import yaml
 from numpy.typing import NDArray
 
+import rotdata
 from rotdata import hub, shards
 from rotdata.corpora import Source
 from rotdata.errors import RotError, ShardError, UsageError
@@ -583,6 +584,22 @@ def test_a_row_group_is_read_without_its_file(
     told = client(read_while_it_fails, REPO)
     assert told.startswith("HubError: hf://datasets/tester/rows@")
     assert "can't be read: the Hub answers 503" in told
+
+
+def open_far(name: str) -> list[Any]:
+    """Rows of a dataset through the front door: how many, the ids of a batch, and a column of all."""
+    without_waits()
+    shards = rotdata.open_shards(name)
+    batch = next(iter(shards.loader(batch_size=3)))
+    shape = list(batch["latents_BKD"].shape)
+    return [len(shards), batch["id"], shape[0] == len(batch["mask_BK"]), shards.table(["id"]).column("id").to_pylist()]
+
+
+def test_shards_are_opened_where_they_are(server: HubServer, client: Callable[..., Any], toy_embeddings: Path) -> None:
+    for name, data in contents(toy_embeddings).items():
+        server.put(REPO, f"toy/train/{name}", data)
+    ids = [row.id for row in rotdata.open_shards(toy_embeddings)]
+    assert client(open_far, REPO) == client(open_far, f"{REPO}/toy/train") == [10, ids[:3], True, ids]
 
 
 # ---- hostile datasets
