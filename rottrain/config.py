@@ -18,7 +18,7 @@ from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_h
 from rotdata.console import MOST
 from rotdata.errors import UsageError
 
-Recipe = Literal["paper", "fast"]
+Recipe = Literal["paper", "fast", "picture"]
 Trainable = Literal["head", "lora", "full", "lm-head"]
 Scaling = Literal["none", "global", "dimension"]
 Alignment = Literal["mse", "cosine", "huber"]
@@ -30,6 +30,8 @@ Activation = Literal["swiglu", "gelu", "relu"]
 SftMode = Literal["cot", "no-cot"]
 Precision = Literal["auto", "float32", "bfloat16", "mixed"]
 Experts = Literal["frozen", "adapted"]
+Feedback = Literal["latent", "picture"]
+"""What a model continues from: the latent that it predicted, or the picture of what was read in it."""
 
 MOST_LATENTS = 1 << 16
 """A row's or a question's latents are no more: the longest contexts hold as many."""
@@ -220,6 +222,11 @@ class LatentConfig(TrainConfig):
     """Whether the rows of the begin and end token are trained with the adapter."""
     cache_gradient: bool = True
     """Whether gradients run back through the key-value cache of earlier latents, as in the reference."""
+    feedback: Feedback = "latent"
+    """What the model learns to continue from. With picture feedback it reads true latents alone, nothing is fed back
+    while it learns, and each row ends with one blank latent, which ends a thought."""
+    misread: float = 0.0
+    """Share of the latents that are read in training with picture feedback which are another's, as if misread."""
     input_noise: float = 0.3
     """Most noise put on the latents that a parallel sweep reads, in standard deviations of the targets; each row draws
     its own share of it."""
@@ -251,7 +258,14 @@ class LatentConfig(TrainConfig):
         _check_not_negative(self, *weights)
         _check_at_most(self, MOST, *weights)
         _check_at_most(self, MOST_LATENTS, "budget")
-        rollout_phases(self.rollout)
+        phases = rollout_phases(self.rollout)
+        _check_choice(self, "feedback", get_args(Feedback))
+        if not 0 <= self.misread < 1:
+            raise UsageError(f"misread is a share of at least 0 and less than 1, got {self.misread}")
+        if self.feedback == "picture" and any(phase.sweeps != (0, 0) for phase in phases):
+            raise UsageError(
+                f"with picture feedback latents are learnt from true ones: rollout is teacher, not {self.rollout!r}"
+            )
         _check_choice(self, "fit", get_args(Fit))
         _check_choice(self, "alignment", get_args(Alignment))
         _check_choice(self, "answer_after", get_args(AnswerAfter))
@@ -309,6 +323,7 @@ _PAPER_LATENTS = _PAPER | {
     "halt_weight": 0.0,
     "input_noise": 0.0,
 }
+_PICTURE = {"feedback": "picture", "rollout": "teacher", "input_noise": 0.0}
 RECIPES: dict[Recipe, dict[type[TrainConfig], dict[str, Any]]] = {
     "fast": {Stage1Config: {}, Stage2Config: {}, SftConfig: {}},
     "paper": {
@@ -316,6 +331,7 @@ RECIPES: dict[Recipe, dict[type[TrainConfig], dict[str, Any]]] = {
         Stage2Config: _PAPER_LATENTS | {"trainable": "lora", "align_weight": 0.0, "train_head": False},
         SftConfig: _PAPER | {"trainable": "lora"},
     },
+    "picture": {Stage1Config: _PICTURE, Stage2Config: _PICTURE, SftConfig: {}},
 }
 DEFAULT_RECIPE: Recipe = "fast"
 """What each recipe changes in the defaults."""

@@ -42,6 +42,10 @@ def embed(
         Literal["none", "reference"],
         typer.Option(help="Scale strips as the model's stock processor would, for comparison; spans are lost."),
     ] = "none",
+    context: Annotated[
+        Literal["strip", "latent"],
+        typer.Option(help="What a latent is encoded with: its whole strip, or (of strips in cells) its own picture."),
+    ] = "strip",
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16"],
         typer.Option(help="Arithmetic of the tower; auto is bfloat16 where the hardware has it."),
@@ -103,6 +107,7 @@ def embed(
         resize=encoder.folder.resize_limits() if resize == "reference" else None,
         patches_per_call=patches,
         kernel=encoder.where.kernel,
+        context=context,
     )
     if dry_run:
         print_plan(pipeline.plan_embed(strips, encoder, settings), out, as_json=json_)

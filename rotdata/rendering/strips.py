@@ -102,6 +102,8 @@ class _Placed:
     pens: NDArray[np.int32]
     owners: NDArray[np.int32] | None
     """[len(text) + 1]: source character i is drawn as drawn[owners[i]:owners[i + 1]]; None if as drawn[begin + i]."""
+    squeezed: list[int]
+    """Source characters, spaces each before a step, that have no room: they belong to the latent before the step's."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -197,10 +199,17 @@ class Renderer:
             drawn = begin + drawn + end
             advances = np.concatenate([self._glyphs.spell(begin)[2], advances, self._glyphs.spell(end)[2]])
             owners = None if owners is None else owners + np.int32(len(begin))
-        steps: list[int] = []
-        if self.style.align_steps:
-            steps = self._borders(owners, len(text))[[found.start() for found in _STEP.finditer(text)]].tolist()
-        return _Placed(drawn, advances, self._line.place(drawn, advances, steps), owners)
+        if not self.style.align_steps:
+            return _Placed(drawn, advances, self._line.place(drawn, advances), owners, [])
+        begins = [found.start() for found in _STEP.finditer(text)]
+        steps = self._borders(owners, len(text))[begins].tolist()
+        pens = self._line.place(drawn, advances, steps)
+        squeezed = [
+            begin - 1
+            for begin, step in zip(begins, steps, strict=True)
+            if drawn[step - 1] == " " and pens[step - 1] == pens[step]
+        ]
+        return _Placed(drawn, advances, pens, owners, squeezed)
 
     def _borders(self, owners: NDArray[np.int32] | None, length: int) -> NDArray[np.int32]:
         """[length + 1]: where in the drawn characters each source character begins, and where the last one ends."""
@@ -224,6 +233,7 @@ class Renderer:
         else:
             starts = placed.pens
         doubled_centres = starts[:-1] + starts[1:] + np.int32(2 * origin)
+        doubled_centres[placed.squeezed] -= 1
         return pixels, self._spans(doubled_centres, pixels.shape[1] // self.style.height_px)
 
     def _draw_square(self, placed: _Placed, length: int) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -25,6 +25,7 @@ from rotdata import shards
 from rotdata.encoders import CPU_PATCHES_PER_CALL, CallTooLarge, Encoder, Kernel
 from rotdata.encoders.patches import GeometryError, ResizeLimits, calls, reference_resize
 from rotdata.rendering.png import decode_png
+from rotdata.errors import UsageError
 from rotdata.runs import resumable
 from rotdata.shards.targets import TargetSettings, TooManyLatents, quantise, restore, shorten
 
@@ -38,6 +39,9 @@ IN_FLIGHT = 2 * _READ_AHEAD + _WRITERS + 2
 """Shards begun and not given back, at most."""
 
 
+Context = Literal["strip", "latent"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class EmbedSettings:
     """What decides the embeddings of a strip beside the encoder."""
@@ -48,12 +52,24 @@ class EmbedSettings:
     patches_per_call: int = CPU_PATCHES_PER_CALL
     kernel: Kernel = "grouped"
     """How the encoder computes attention: it decides last bits."""
+    context: Context = "strip"
+    """What a latent is encoded with: its whole strip, or its own picture alone."""
+
+    def __post_init__(self) -> None:
+        """Raise UsageError for latents of their own that would not stay so."""
+        targets = self.targets
+        if self.context == "latent" and (self.resize or targets.pool > 1 or targets.longer == "resample"):
+            raise UsageError(
+                "with --context latent every latent is the picture of its own characters: it goes with neither "
+                "--resize, --pool nor --longer resample"
+            )
 
     def as_json(self) -> dict[str, Any]:
         """As the manifest's settings hold them."""
         resize = {"resize": [self.resize.min_pixels, self.resize.max_pixels]} if self.resize else {}
         attention = {"attention": self.kernel} if self.kernel != "grouped" else {}
-        return {"patches_per_call": self.patches_per_call, **self.targets.as_json(), **resize, **attention}
+        context = {"context": self.context} if self.context != "strip" else {}
+        return {"patches_per_call": self.patches_per_call, **self.targets.as_json(), **resize, **attention, **context}
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +131,9 @@ class EmbedShards:
                 )
             except GeometryError as error:
                 failed[png] = error
+        latents_of: dict[bytes, list[bytes]] | None = None
+        if self.settings.context == "latent":
+            pictures, latents_of = _alone(pictures)
         names = list(pictures)
         sizes = [pictures[name].size // geometry.patch_px**2 for name in names]
         return _Read(
@@ -122,6 +141,7 @@ class EmbedShards:
             table=table.select(["id", "question", "cot", "answer", "spans"]),
             pngs=pngs,
             failed=failed,
+            latents_of=latents_of,
             calls=deque(
                 [(names[i], pictures[names[i]]) for i in call] for call in calls(sizes, self.settings.patches_per_call)
             ),
@@ -134,6 +154,11 @@ class EmbedShards:
         while encoded.collected:
             names, collect = encoded.collected.popleft()
             latents.update(zip(names, collect(), strict=True))
+        if read.latents_of is not None:
+            alone: dict[bytes, Any] = latents
+            latents = dict(read.failed) | {
+                png: np.concatenate([alone[name] for name in names]) for png, names in read.latents_of.items()
+            }
         made = _stored(read, latents, self.settings, self.encoder.identity.width, encoded.halved)
         return read.job.shard, resumable.write(read.job.file, made)
 
@@ -148,6 +173,8 @@ class _Read:
     """Of each row."""
     failed: dict[bytes, GeometryError]
     """Pictures that can't be scaled as the stock processor does."""
+    latents_of: dict[bytes, list[bytes]] | None
+    """Names of the pictures of each strip's latents, where these are encoded alone."""
     calls: deque[list[tuple[bytes, NDArray[np.uint8]]]]
     """Pictures of each call, by their PNG; a call is dropped once it is launched."""
 
@@ -173,7 +200,7 @@ class _Tower:
     def launch(self, read: _Read) -> Generator[resumable.Progress, None, _Encoded]:
         """All calls of a shard; after each, how many rows it was for."""
         self._halved = 0
-        rows = Counter(read.pngs)
+        rows = Counter(read.pngs) if read.latents_of is None else Counter[bytes]()
         collected: deque[tuple[list[bytes], Callable[[], list[NDArray[np.float32]]]]] = deque()
         while read.calls:
             call = read.calls.popleft()
@@ -198,6 +225,19 @@ class _Tower:
         middle = len(pictures) // 2
         for half in (slice(0, middle), slice(middle, None)):
             yield from self._call(names[half], pictures[half])
+
+
+def _alone(strips: dict[bytes, NDArray[np.uint8]]) -> tuple[dict[bytes, NDArray[np.uint8]], dict[bytes, list[bytes]]]:
+    """Strips -> the different pictures of their latents, and the names of those that each strip is made of."""
+    pictures: dict[bytes, NDArray[np.uint8]] = {}
+    latents_of: dict[bytes, list[bytes]] = {}
+    for png, pixels in strips.items():
+        tiles = np.split(pixels, pixels.shape[1] // pixels.shape[0], axis=1)
+        names = [tile.tobytes() for tile in tiles]
+        latents_of[png] = names
+        for name, tile in zip(names, tiles, strict=True):
+            pictures.setdefault(name, tile)
+    return pictures, latents_of
 
 
 def _ahead(pool: ThreadPoolExecutor, work: Callable[[EmbedJob], _Read], jobs: Iterator[EmbedJob]) -> Iterator[_Read]:

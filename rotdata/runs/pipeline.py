@@ -173,6 +173,15 @@ def plan_embed(strips: Path, encoder: Encoder, settings: EmbedSettings = _AS_THE
     origin = shards.Manifest.load(strips)
     if origin.kind != "strips" or not origin.finished or origin.part:
         raise UsageError(f"{strips} is no finished folder of strips: make or finish it with `rotdata render`")
+    style = origin.style["style"]
+    if settings.context == "latent" and not (
+        style["cells"] and style["layout"] == "line" and not style["padding_px"]
+        and not style["begin_mark"] and not style["end_mark"]
+    ):  # fmt: skip
+        raise UsageError(
+            f"the glyphs in {strips} straddle latents, or stand beside marks or padding, so a latent is not the picture "
+            "of its own characters: render with --cells, 6 say, without padding and marks, or embed with --context strip"
+        )
     height, factor = origin.style["style"]["height_px"], encoder.geometry.factor_px
     if height != factor:
         raise ShardMismatch(

@@ -108,6 +108,7 @@ def settings_of(manifest: shards.Manifest) -> EmbedSettings:
         resize=ResizeLimits(min_pixels=limits[0], max_pixels=limits[1]) if limits else None,
         patches_per_call=stored["patches_per_call"],
         kernel=stored.get("attention", "grouped"),
+        context=stored.get("context", "strip"),
     )
 
 
@@ -175,7 +176,9 @@ def _encoded_again(
         pixels = _drawn(draw, row["cot"], manifest)
         if settings.resize:
             pixels = reference_resize(pixels, encoder.geometry, settings.resize)
-        [latents] = encoder.launch([pixels])()
+        alone = settings.context == "latent"
+        pictures = np.split(pixels, pixels.shape[1] // pixels.shape[0], axis=1) if alone else [pixels]
+        latents = np.concatenate(encoder.launch(pictures)())
         anew, _ = shorten(latents, None, settings.targets)
         stored = np.array(row["embedding"], dtype=np.float32)
         if "scale" in row:

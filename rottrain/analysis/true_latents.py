@@ -21,8 +21,9 @@ from torch import Tensor
 from rotdata import hub
 from rotdata.corpora import Row
 from rotdata.encoders import load_encoder
+from rotdata.encoders.packed import PackedEncoder
 from rotdata.errors import ShardMismatch, UsageError
-from rotdata.rendering.strips import renderer_as
+from rotdata.rendering.strips import Strip, renderer_as
 from rotdata.shards import EmbeddingShards, Manifest, Plan
 from rotdata.shards.targets import Longer, TargetSettings, shorten
 from rottrain.data.training_set import blank_latent
@@ -103,10 +104,17 @@ class TrueLatents:
         for start in range(0, len(thought), _STRIPS_A_CALL):
             some = thought[start : start + _STRIPS_A_CALL]
             strips = [draw.render(rows[number].cot) for number in some]
-            latents = encoder.encode([strip.pixels for strip in strips])
-            for number, strip, latents_KD in zip(some, strips, latents, strict=True):
+            for number, strip, latents_KD in zip(some, strips, self._encoded(encoder, strips), strict=True):
                 found[number] = latents_KD, strip.spans.tolist()
         return found
+
+    def _encoded(self, encoder: PackedEncoder, strips: Sequence[Strip]) -> list[NDArray[np.float32]]:
+        """Latents [K, D] of each strip, encoded with what those of the shards were."""
+        if self._rot.config.context == "strip":
+            return encoder.encode([strip.pixels for strip in strips])
+        alone = [picture for strip in strips for picture in np.split(strip.pixels, strip.num_latents, axis=1)]
+        latents_LD = np.concatenate(encoder.encode(alone))
+        return np.split(latents_LD, np.cumsum([strip.num_latents for strip in strips])[:-1])
 
     def _fitted(self, cot: str, latents_KD: NDArray[np.float32], spans: list[int] | None, budget: int) -> Truth:
         """Cut to the budget, or resampled or followed by blank latents if the training did so."""
@@ -125,7 +133,8 @@ class TrueLatents:
 
     @cached_property
     def _blank(self) -> NDArray[np.float32]:
-        return blank_latent(self._rot.backbone.folder)
+        config = self._rot.config
+        return blank_latent(self._rot.backbone.folder, _as_learnt(config))
 
 
 def some_latents(rot: RoT, asked: Budget) -> int:
@@ -153,8 +162,13 @@ def check_shards(config: CheckpointConfig, shards: EmbeddingShards) -> None:
 
 def _unchanged(config: CheckpointConfig) -> bool:
     """Whether the latents that were learnt are those of strips as the tower gave them, neither pooled nor resized."""
-    plain = Manifest(
-        kind="embeddings", corpus="", split="", source={}, style=config.style, settings={}, encoder=config.encoder,
+    return _as_learnt(config).encoding_fingerprint == config.encoding
+
+
+def _as_learnt(config: CheckpointConfig) -> Manifest:
+    """A manifest of latents as the tower gives them, of the kind that a checkpoint has learnt."""
+    return Manifest(
+        kind="embeddings", corpus="", split="", source={}, style=config.style, encoder=config.encoder,
+        settings={} if config.context == "strip" else {"context": config.context},
         plan=Plan(rows_in=0, rows_per_shard=1, num_shards=1),
     )  # fmt: skip
-    return plain.encoding_fingerprint == config.encoding

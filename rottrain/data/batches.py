@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
+from rotdata.rendering.style import spelling
 from rotdata.shards import EmbeddingShards, Texts
 from rotdata.shards.targets import Longer, TargetSettings, shorten
 from rottrain.config import Fit
@@ -73,14 +74,19 @@ class Shape:
     budget: int | None = None
     fit: Fit = "truncate"
     blank_D: NDArray[np.float32] | None = None
-    """What pads a row to the budget."""
+    """What pads a row to the budget, or, with `ends_blank`, what comes once after a row that is not cut."""
+    ends_blank: bool = False
     alphabet: Alphabet | None = None
+    line_break: str = "\n"
+    """What pictures show for a line break."""
 
     def count(self, num_latents: int) -> int:
         """The latents that a row of so many will have."""
+        if self.ends_blank:
+            num_latents += 1
         if self.budget is None:
             return num_latents
-        return self.budget if self.blank_D is not None else min(num_latents, self.budget)
+        return self.budget if self.blank_D is not None and not self.ends_blank else min(num_latents, self.budget)
 
     def example(self, example: Example, text: str, spans: Sequence[int] | None) -> Example:
         """A row of its strip's own latents as it will be learnt."""
@@ -90,16 +96,41 @@ class Shape:
             longer: Longer = "resample" if self.fit == "resample" else "truncate"
             latents, borders = shorten(latents, borders, TargetSettings(max_latents=self.budget, longer=longer))
         said = len(latents)
-        glyphs = None if self.alphabet is None or borders is None else self.alphabet.labels(text, borders.tolist())
-        if self.budget is not None and self.blank_D is not None and said < self.budget:
-            blank = np.broadcast_to(self.blank_D, (self.budget - said, len(self.blank_D)))
+        glyphs = self.labels(text, borders)
+        if blanks := self._blanks(said):
+            assert self.blank_D is not None
+            blank = np.broadcast_to(self.blank_D, (blanks, latents.shape[1]))
             latents = np.concatenate([latents, blank.astype(latents.dtype)])
             if glyphs is not None:
-                glyphs = np.pad(glyphs, ((0, self.budget - said), (0, 0)), constant_values=NOTHING)
+                glyphs = np.pad(glyphs, ((0, blanks), (0, 0)), constant_values=NOTHING)
         return replace(example, targets_KD=latents, said=said, glyphs_KS=glyphs)
+
+    def labels(self, text: str, spans: NDArray[np.int32] | None) -> NDArray[np.int64] | None:
+        """Classes of what each latent of a row shows, [K, S]; None where that is not known."""
+        if self.alphabet is None or spans is None:
+            return None
+        return self.alphabet.labels(as_drawn(text, self.line_break), spans)
+
+    def _blanks(self, said: int) -> int:
+        """How many blank latents follow a row that says so many."""
+        if self.blank_D is None:
+            return 0
+        if self.ends_blank:
+            return int(self.budget is None or said < self.budget)
+        return 0 if self.budget is None else max(0, self.budget - said)
 
 
 _AS_IT_IS = Shape()
+
+
+def as_drawn(text: str, line_break: str) -> str:
+    """A text as its pictures show it, where they show one character for one."""
+    if text.isprintable():
+        return text
+    shown = (spelling(character, line_break) for character in text)
+    return "".join(
+        character if drawn is None or len(drawn) != 1 else drawn for character, drawn in zip(text, shown, strict=True)
+    )
 
 
 class ShardRows(Dataset[Example]):

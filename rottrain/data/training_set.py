@@ -7,26 +7,33 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Any, Literal
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from rotdata.console import say
 from rotdata.encoders import load_encoder
 from rotdata.encoders.models import ModelFolder
 from rotdata.errors import ShardMismatch
-from rotdata.shards import EmbeddingShards
+from rotdata.shards import EmbeddingShards, Manifest
 from rottrain.config import LatentConfig
-from rottrain.data.batches import Example, Shape, ShardRows
+from rottrain.data.batches import Example, Shape, ShardRows, as_drawn
+from rottrain.data.pictures import Pictures
 from rottrain.data.rows import RowReader, Selection, hold_out
 from rottrain.model.backbone import Backbone
-from rottrain.model.glyph_probe import Alphabet, GlyphProbe, train_probe
+from rottrain.model.book import Book
+from rottrain.model.glyph_probe import NOTHING, OTHER, Alphabet, GlyphProbe, train_probe
 from rottrain.model.head import ProjectionHead
 
 _SAMPLE = 2000
 """Rows, the first ones of each folder, that statistics and the probe are made from."""
 _BLANK_LATENTS = 32
+_BOOK_ROWS = 20_000
+"""Rows, the first ones of each folder, whose latents make the book."""
+_MOST_PAGES = 16_384
 _QUANTILES = (0.5, 0.9, 0.95, 1.0)
 
 
@@ -56,21 +63,32 @@ class Supply:
     ) -> Supply:
         """Selected rows as the recipe wants them. Raises ShardMismatch, UsageError."""
         has_spans = all("resize" not in each.shards.manifest.settings for each in selections)
-        wants_probe = recipe.glyph_weight > 0 or recipe.validation_rows > 0
+        ends_blank = recipe.feedback == "picture"
+        wants_probe = ends_blank or recipe.glyph_weight > 0 or recipe.validation_rows > 0
         if recipe.glyph_weight > 0 and not has_spans:
             raise ShardMismatch(
                 f"the latents in {selections[0].shards.folder} have no spans, so there are no characters to learn: set "
                 "glyph_weight to 0, or embed without --resize"
             )
+        manifest = selections[0].shards.manifest
+        style = manifest.style["style"]
+        alone = context_of(manifest) == "latent"
+        if ends_blank and not alone:
+            raise ShardMismatch(
+                f"the latents in {selections[0].shards.folder} were encoded with their whole strips, so characters do "
+                "not decide them: embed with --context latent, or train with --feedback latent"
+            )
         alphabet = None
         if wants_probe and has_spans:
-            alphabet = probe.alphabet if probe else _alphabet(selections)
-        pads = recipe.budget is not None and recipe.fit == "pad"
+            alphabet = probe.alphabet if probe else _alphabet(selections, slots=style["cells"] if alone else None)
+        pads = ends_blank or (recipe.budget is not None and recipe.fit == "pad")
         shape = Shape(
             budget=recipe.budget,
             fit=recipe.fit,
-            blank_D=blank_latent(backbone.folder) if pads else None,
+            blank_D=blank_latent(backbone.folder, manifest) if pads else None,
+            ends_blank=ends_blank,
             alphabet=alphabet,
+            line_break=style["line_break"] if alone else "\n",
         )
         kept, held_out = hold_out(selections, recipe.validation_rows)
         last = ShardRows(held_out, backbone, shape=shape)
@@ -83,6 +101,10 @@ class Supply:
             alphabet=alphabet,
             known=probe,
         )
+
+    def book(self) -> Book | None:
+        """Latents of the first rows by what they show, each once; None unless pictures are to be fed back."""
+        return book_of(self.selections, self.shape) if self.recipe.feedback == "picture" else None
 
     def scale(self, *, per_dimension: bool) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the targets, [D] each; one deviation for all unless `per_dimension`."""
@@ -127,8 +149,54 @@ def lengths_of(selections: Sequence[Selection], budget: int | None) -> dict[str,
     return {f"{share:g}": int(np.quantile(said, share, method="inverted_cdf")) for share in _QUANTILES}
 
 
-def blank_latent(folder: ModelFolder) -> NDArray[np.float32]:
-    """The mean latent of a blank strip, [D]: the one time that training needs the vision tower."""
+def context_of(manifest: Manifest) -> Literal["strip", "latent"]:
+    """What the latents of shards were encoded with: their whole strip, or each its own picture alone."""
+    return "latent" if manifest.settings.get("context") == "latent" else "strip"
+
+
+def book_of(selections: Sequence[Selection], shape: Shape) -> Book:
+    """The book of the first rows of some shards, with the blank page first.
+
+    Says how many of their latents have no name, since the alphabet lacks a character of theirs.
+    """
+    assert shape.alphabet is not None
+    assert shape.blank_D is not None
+    pages: dict[bytes, NDArray[Any]] = {}
+    nothing = np.full(shape.alphabet.slots, NOTHING, dtype=np.int64)
+    pages[nothing.tobytes()] = shape.blank_D
+    seen, nameless = 0, 0
+    for selection in selections:
+        rows = 0
+        for group in selection.shards:
+            for row, spans in enumerate(group.spans):
+                labels_KS = shape.labels(group.cots[row], None if spans is None else np.array(spans, dtype=np.int32))
+                assert labels_KS is not None
+                latents_KD = group.embedding_LD[group.offsets[row] : group.offsets[row + 1]]
+                named_K = (labels_KS != OTHER).all(axis=1)
+                seen, nameless = seen + len(named_K), nameless + int((~named_K).sum())
+                for latent in np.flatnonzero(named_K):
+                    if len(pages) < _MOST_PAGES:
+                        pages.setdefault(labels_KS[latent].tobytes(), latents_KD[latent])
+            rows += len(group)
+            if rows >= _BOOK_ROWS:
+                break
+    if nameless:
+        say(
+            f"{nameless} of {seen} latents have no name, since they show characters that are not among the "
+            f"{len(shape.alphabet.characters)} of the alphabet: they are fed back as they are predicted"
+        )
+    stored = selections[0].shards.manifest.settings.get("store", "float16")
+    latents = np.stack(list(pages.values())).astype(np.float16 if stored == "float16" else np.float32)
+    classes = np.stack([np.frombuffer(page, dtype=np.int64) for page in pages])
+    return Book(shape.alphabet, torch.from_numpy(classes.copy()), torch.from_numpy(latents))
+
+
+def blank_latent(folder: ModelFolder, manifest: Manifest) -> NDArray[np.float32]:
+    """The latent of a blank picture, or the mean one of a blank strip, [D]: all that training needs the tower for."""
+    if context_of(manifest) == "latent":
+        assert manifest.encoder is not None
+        alone: NDArray[np.float32] = Pictures(folder, style=manifest.style, encoder=manifest.encoder).latents([""])[0]
+        return alone
     encoder = load_encoder(folder, dtype="float32", device="cpu")
     side = encoder.geometry.factor_px
     (latents_KD,) = encoder.encode([np.full((side, _BLANK_LATENTS * side), 255, dtype=np.uint8)])
@@ -136,14 +204,14 @@ def blank_latent(folder: ModelFolder) -> NDArray[np.float32]:
     return mean
 
 
-def _alphabet(selections: Sequence[Selection]) -> Alphabet:
+def _alphabet(selections: Sequence[Selection], *, slots: int | None) -> Alphabet:
     """Characters of the first rows of each folder."""
     texts: list[str] = []
     spans: list[list[int]] = []
     for number, selection in enumerate(selections, start=1):
         for rows in selection.shards:
-            texts += rows.cots
+            texts += [as_drawn(cot, "\n" if slots is None else " ") for cot in rows.cots]
             spans += [row for row in rows.spans if row is not None]
             if len(texts) >= _SAMPLE * number / len(selections):
                 break
-    return Alphabet.of(texts, spans)
+    return Alphabet.of(texts, spans, slots=slots)

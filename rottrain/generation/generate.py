@@ -20,13 +20,16 @@ from torch.nn.utils.rnn import pad_sequence
 from rotdata.console import is_unicode
 from rotdata.encoders.models import find_model
 from rotdata.errors import CheckpointError, UsageError
-from rottrain.config import MOST_LATENTS, Precision
+from rottrain.config import MOST_LATENTS, Feedback, Precision
 from rottrain.data.batches import pad_ids
+from rottrain.data.pictures import Pictures
 from rottrain.generation.decoding import GREEDY, Chooser, Said, Sampling, chooser, decode, positions_of
-from rottrain.generation.rollout import Prompt, read_prompt, unroll
+from rottrain.generation.feedback import PictureFeedback, Read, texts_of
+from rottrain.generation.rollout import Prompt, Unrolled, read_prompt, unroll
 from rottrain.metrics import scoring
 from rottrain.model import checkpoints
 from rottrain.model.backbone import Backbone
+from rottrain.model.book import Book
 from rottrain.model.glyph_probe import GlyphProbe
 from rottrain.model.head import ProjectionHead
 from rottrain.model.precision import load_backbone
@@ -55,6 +58,27 @@ class Timings:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Thought:
+    """What picture feedback read in the latents of a question, and fed back."""
+
+    texts: list[str]
+    """The characters of each latent, [K]; U+FFFD for a latent that could not be named and was fed back as it was."""
+    confidences: list[float]
+    """Of the least certain character of each, 0 to 1."""
+    predicted_KD: Tensor
+    """The latents as they were predicted, on the CPU in fp32."""
+    drawn: int
+    """Latents whose characters were not in the book."""
+    unnamed: int
+    """Latents that were fed back as predicted."""
+
+    @property
+    def text(self) -> str:
+        """All that was thought."""
+        return "".join(self.texts)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Generation:
     """What the model made of one question."""
 
@@ -71,7 +95,9 @@ class Generation:
     complete: bool = True
     """Whether the reply ended by itself, not at the most tokens allowed."""
     latents_KD: Tensor | None = None
-    """[K, D] on the CPU in fp32; None where the reasoning was in words or absent."""
+    """What was answered from: [K, D] on the CPU in fp32; None where the reasoning was in words or absent."""
+    thought: Thought | None = None
+    """What was read in the latents; None without picture feedback."""
 
 
 class RoT:
@@ -83,6 +109,7 @@ class RoT:
         head: ProjectionHead,
         config: checkpoints.CheckpointConfig,
         glyphs: GlyphProbe | None = None,
+        book: Book | None = None,
     ) -> None:
         self.backbone = backbone
         self.head = head
@@ -111,14 +138,22 @@ class RoT:
         checkpoints.check_backbone(folder, config, backbone)
         checkpoints.load_learnt(folder, config, backbone)
         glyphs = checkpoints.load_probe(folder, config)
-        return cls(backbone, head, config, None if glyphs is None else glyphs.to(backbone.device))
+        book = checkpoints.load_book(folder, config)
+        return cls(
+            backbone,
+            head,
+            config,
+            None if glyphs is None else glyphs.to(backbone.device),
+            None if book is None else book.to(backbone.device),
+        )
 
-    def generate(
+    def generate(  # noqa: PLR0913 -- keyword-only settings, as the command has them
         self,
         questions: Sequence[str],
         *,
         budget: Budget = None,
         stop: float | None = None,
+        feedback: Feedback | None = None,
         temperature: float = 0.0,
         top_p: float = 1.0,
         seed: int = 0,
@@ -129,15 +164,18 @@ class RoT:
 
         By default `budget` latents are what it was trained on, or 32; "auto" are as many as 95% of its training rows
         have at most; with 0 it answers at once. With `stop`, each question's thinking ends at the first latent that is
-        the last with more than this probability, at the budget at the latest. A temperature above 0 samples the
-        answer's tokens; a sample depends on seed and question, not on the batch. Raises UsageError, and CheckpointError
-        for a checkpoint that has not learnt to stop or knows no lengths.
+        the last with more than this probability, at the budget at the latest. `feedback` is what the model continues
+        from: the predicted "latent", or the "picture" of what was read in it; by default as it was trained. With
+        pictures a thought ends at a latent that shows nothing, too. A temperature above 0 samples the answer's tokens,
+        and the characters that are read in latents; a sample depends on seed and question, not on the batch. Raises
+        UsageError, and CheckpointError for a checkpoint that has not learnt to stop, knows no lengths or has no book.
         """
         sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
         streamed = self.stream(
             questions,
             budget=budget,
             stop=stop,
+            feedback=feedback,
             sampling=sampling,
             batch_size=batch_size,
             max_answer_tokens=max_answer_tokens,
@@ -150,6 +188,7 @@ class RoT:
         *,
         budget: Budget = None,
         stop: float | None = None,
+        feedback: Feedback | None = None,
         sampling: Sampling = GREEDY,
         batch_size: int = 16,
         max_answer_tokens: int = MAX_ANSWER_TOKENS,
@@ -157,14 +196,15 @@ class RoT:
         """What `generate` gives, batch by batch as it is done; errors of the arguments come at once."""
         latents = self.budget(budget)
         self.check_stop(stop)
+        fed_back = self.feedback(feedback)
         batches = _batches(questions, batch_size)
 
         def made() -> Iterator[Generation]:
             for batch in batches:
-                choose = chooser(batch, sampling)
                 if latents:
-                    yield from self._generate_batch(batch, latents, stop, choose, max_answer_tokens)
+                    yield from self._generate_batch(batch, latents, stop, fed_back, sampling, max_answer_tokens)
                 else:
+                    choose = chooser(batch, sampling)
                     none_KD = [torch.zeros(0, self.backbone.width)] * len(batch)
                     yield from self._answer_batch(batch, none_KD, "none", choose, max_answer_tokens)
 
@@ -180,6 +220,9 @@ class RoT:
                 )
             return self.config.lengths[AUTO_QUANTILE]
         if asked is None:
+            longest = (self.config.lengths or {}).get("1")
+            if self.config.feedback == "picture" and longest:  # a thought ends by itself
+                return self.config.budget or 2 * longest
             return self.config.budget or DEFAULT_BUDGET
         if asked < 0:
             raise UsageError(f"the budget is at least 0 latents, got {asked}")
@@ -224,6 +267,58 @@ class RoT:
                 "this checkpoint has not learnt to stop: give a fixed budget, or train with --halt-weight"
             )
 
+    def feedback(self, asked: Feedback | None) -> Feedback:
+        """What the model continues from: as asked, or as it was trained. Raises CheckpointError without a book."""
+        if asked == "picture" and (self.book is None or self.glyphs is None):
+            raise CheckpointError(
+                "picture feedback needs a checkpoint that was trained on latents of one picture each and on their "
+                "characters: `rotdata embed --context latent`, then train on that; or use --feedback latent"
+            )
+        return asked or self.config.feedback
+
+    def reader(self, questions: Sequence[str], sampling: Sampling = GREEDY, *, draws: bool = True) -> PictureFeedback:
+        """Picture feedback for a batch of questions; with `draws`, characters that the book lacks are drawn."""
+        assert self.glyphs is not None
+        assert self.book is not None
+        thinking = [f"{question}\n(thought)" for question in questions]  # other random numbers than the answer's
+        return PictureFeedback(
+            self.glyphs,
+            self.head,
+            self.book,
+            pictures=self._pictures if draws else None,
+            choose=chooser(thinking, sampling),
+        )
+
+    def think(
+        self,
+        prompt: Prompt,
+        questions: Sequence[str],
+        budget: int,
+        *,
+        stop: float | None = None,
+        feedback: Feedback = "latent",
+        sampling: Sampling = GREEDY,
+    ) -> tuple[Unrolled, Read | None]:
+        """The latents of questions whose prompt was read, and what was read in them.
+
+        On a GPU characters are looked up without waiting for it; if the book lacked any, the batch thinks once more
+        and draws them.
+        """
+        ends = None if stop is None else lambda hidden_BD: self.head.is_last(hidden_BD).sigmoid() > stop
+        if feedback == "latent":
+            return unroll(self.backbone, self.head, prompt, budget, stop=ends), None
+        for draws in (False, True) if self.backbone.device.type != "cpu" else (True,):
+            reader = self.reader(questions, sampling, draws=draws)
+            thought = unroll(self.backbone, self.head, prompt, budget, stop=ends, feedback=reader)
+            read = reader.read()
+            if draws or not bool(read.missed_BK.any()):
+                break
+        return thought, read
+
+    @cached_property
+    def _pictures(self) -> Pictures:
+        return Pictures(self.backbone.folder, style=self.config.style, encoder=self.config.encoder)
+
     @cached_property
     def base(self) -> Backbone:
         """The model before it was trained; loaded anew if its own weights have changed."""
@@ -241,29 +336,52 @@ class RoT:
 
     @torch.inference_mode()
     def _generate_batch(
-        self, questions: list[str], budget: int, stop: float | None, choose: Chooser, max_answer_tokens: int
+        self,
+        questions: list[str],
+        budget: int,
+        stop: float | None,
+        feedback: Feedback,
+        sampling: Sampling,
+        max_answer_tokens: int,
     ) -> list[Generation]:
         watch = _Stopwatch(self.backbone)
         prompt = self._read(questions)
         prefill_s = watch.lap()
-        ends = None if stop is None else lambda hidden_BD: self.head.is_last(hidden_BD).sigmoid() > stop
-        thought = unroll(self.backbone, self.head, prompt, budget, stop=ends)
+        thought, read = self.think(prompt, questions, budget, stop=stop, feedback=feedback, sampling=sampling)
         latents_s = watch.lap()
         mask = thought.mask_after(prompt, len(self._closing))
-        inputs_BTD = self._closed(thought.latents_BKD[:, -1:])
+        inputs_BTD = self._closed(thought.fed_BKD[:, -1:])
         said = decode(
             self.backbone,
             inputs_BTD,
             mask,
             positions_of(mask, inputs_BTD.shape[1]),
             thought.cache,
-            choose=choose,
+            choose=chooser(questions, sampling),
             max_tokens=max_answer_tokens,
         )
-        latents, counts = thought.latents_BKD.float().cpu(), thought.counts_B.tolist()
+        latents, counts = thought.fed_BKD.float().cpu(), thought.counts_B.tolist()
         kept = [row_KD[:count] for row_KD, count in zip(latents, counts, strict=True)]
         timings = Timings(prefill_s=prefill_s, latents_s=latents_s, answer_s=watch.lap())
-        return self._generations(questions, said, kept, timings)
+        made = self._generations(questions, said, kept, timings)
+        if read is None:
+            return made
+        return [
+            replace(each, thought=self._thought(thought, read, row, count))
+            for row, (each, count) in enumerate(zip(made, counts, strict=True))
+        ]
+
+    def _thought(self, thought: Unrolled, read: Read, row: int, count: int) -> Thought:
+        """What was read in the first `count` latents of a row of a batch."""
+        assert self.book is not None
+        named = read.named_BK[row, :count].tolist()
+        return Thought(
+            texts=texts_of(self.book, read.classes_BKS[row, :count], named),
+            confidences=read.confidence_BK[row, :count].tolist(),
+            predicted_KD=thought.latents_BKD[row, :count].float().cpu(),
+            drawn=int(read.missed_BK[row, :count].sum()),
+            unnamed=named.count(False),
+        )
 
     @torch.inference_mode()
     def _answer_batch(

@@ -80,18 +80,24 @@ class Predicted:
 class Unrolled(Predicted):
     """A student rollout, and the state from which the answer continues. The last latent has not been fed back."""
 
+    fed_BKD: Tensor
+    """What the model continues from and answers from: the latents themselves, or what `feedback` made of them."""
     cache: Cache
     counts_B: Tensor
     """Latents of each row before it stopped: K, unless rows may stop."""
 
     def mask_after(self, prompt: Prompt, more: int) -> Tensor:
         """Attention mask of prompt, latents and `more` positions; it hides latents of rows that had stopped."""
-        latents_BK = torch.arange(self.latents_BKD.shape[1], device=self.counts_B.device) < self.counts_B[:, None]
+        latents_BK = torch.arange(self.fed_BKD.shape[1], device=self.counts_B.device) < self.counts_B[:, None]
         return torch.cat([prompt.mask_BT, latents_BK, latents_BK.new_ones(len(latents_BK), more)], dim=1)
 
 
 Stop = Callable[[Tensor], Tensor]
 """Hidden states [B, D] -> whether the latents predicted from them are their rows' last, [B]."""
+Feedback = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Predicted latents [B, D] -> those to continue from, [B, D], and whether they say nothing, so that the rows ended."""
+_LOOKS_EVERY = 8
+"""Steps after which a GPU is asked whether all rows have ended; asking makes it wait."""
 
 
 def unroll(
@@ -102,33 +108,55 @@ def unroll(
     *,
     gradient: Gradient = "head",
     stop: Stop | None = None,
+    feedback: Feedback | None = None,
 ) -> Unrolled:
-    """Predict `num_latents` latents, feeding each back detached; with `stop`, fewer if all rows have stopped."""
+    """Predict `num_latents` latents, feeding each back detached; fewer if all rows have stopped.
+
+    With `stop`, a row stops at the latent of which that says so; with `feedback`, before the first that says nothing.
+    """
     hidden_steps = [prompt.hidden_BD]
+    fed_steps: list[Tensor] = []
     cache = prompt.fork()
     mask_BT, positions_BK = prompt.continued(num_latents - 1)
     first = prompt.mask_BT.shape[1]
     counts_B = torch.full((len(prompt.hidden_BD),), num_latents, device=prompt.hidden_BD.device)
+    looks_every = 1 if stop is not None or counts_B.device.type == "cpu" else _LOOKS_EVERY
     with _gradient_in(gradient):
-        for step in range(num_latents - 1):
+        for step in range(num_latents):
             if stop is not None:
                 counts_B = torch.where(stop(hidden_steps[-1]), counts_B.clamp(max=step + 1), counts_B)
-                if int(counts_B.max()) <= step + 1:
-                    break
+            if feedback is not None:
+                with torch.no_grad():
+                    fed_BD, ended_B = feedback(head(hidden_steps[-1]))
+                fed_steps.append(fed_BD)
+                counts_B = torch.where(ended_B, counts_B.clamp(max=max(1, step)), counts_B)
+            if step == num_latents - 1:
+                break
+            may_end = stop is not None or feedback is not None
+            if may_end and step % looks_every == looks_every - 1 and int(counts_B.max()) <= step + 1:
+                break
+            if feedback is None:
+                with torch.no_grad():
+                    fed_BD = head(hidden_steps[-1])
             mask_BT[:, first + step] = counts_B > step  # what rows read after their last latent leaves no trace
             if gradient == "own-step":
                 caches.detach(cache)
-            with torch.no_grad():
-                fed_B1D = head(hidden_steps[-1])[:, None]
             hidden_B1D = backbone.hidden(
-                fed_B1D,
+                fed_BD[:, None],
                 mask_BT=mask_BT[:, : first + step + 1],
                 positions_BT=positions_BK[:, step : step + 1],
                 cache=cache,
             )
             hidden_steps.append(hidden_B1D[:, -1])
     hidden_BKD = torch.stack(hidden_steps, dim=1)
-    return Unrolled(latents_BKD=head(hidden_BKD), hidden_BKD=hidden_BKD, cache=cache, counts_B=counts_B)
+    latents_BKD = head(hidden_BKD)
+    return Unrolled(
+        latents_BKD=latents_BKD,
+        fed_BKD=latents_BKD if feedback is None else torch.stack(fed_steps, dim=1),
+        hidden_BKD=hidden_BKD,
+        cache=cache,
+        counts_B=counts_B,
+    )
 
 
 def sweep(
@@ -162,6 +190,43 @@ def iterate(backbone: Backbone, head: nn.Module, prompt: Prompt, start_BKD: Tens
     for _ in range(sweeps):
         given_BKD = sweep(backbone, head, prompt, given_BKD).latents_BKD.to(start_BKD.dtype)
     return given_BKD
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Taught(Predicted):
+    """One pass over prompts, true latents and answers: latents predicted from them, and the answer after them."""
+
+    logits_BAV: Tensor
+    """Of end token and answer, [B, A + 1, V]."""
+    labels_BA: Tensor
+
+
+def teach(backbone: Backbone, head: nn.Module, batch: Batch, given_BKD: Tensor, *, gradient: Gradient) -> Taught:
+    """Teacher forcing of latents and answer in one pass.
+
+    Each row reads its given latents up to its last that says something, then its answer; what is predicted after that
+    last one is the blank latent that ends a thought.
+    """
+    answer_ids, answer_mask = batch["answer_ids_BA"], batch["answer_mask_BA"]
+    counts_B1 = batch["last_B"][:, None] + 1
+    begin_B1 = torch.full_like(batch["prompt_ids_BP"][:, :1], backbone.begin_id)
+    end_B1 = torch.full_like(begin_B1, backbone.end_id)
+    opening_BPD = backbone.embed(torch.cat([batch["prompt_ids_BP"], begin_B1], dim=1))
+    closing_BAD = backbone.embed(torch.cat([end_B1, answer_ids], dim=1))
+    rest_BTD = close_gaps(given_BKD.to(closing_BAD.dtype), counts_B1, closing_BAD)
+    opened = opening_BPD.shape[1]
+    mask_BP = torch.cat([batch["prompt_mask_BP"], batch["prompt_mask_BP"].new_ones(len(begin_B1), 1)], dim=1)
+    mask_BT = torch.cat([mask_BP, mask_BP.new_ones(rest_BTD.shape[:2])], dim=1)
+    with _gradient_in(gradient):
+        hidden_BTD = backbone.hidden(
+            torch.cat([opening_BPD, rest_BTD], dim=1),
+            mask_BT=mask_BT,
+            positions_BT=(mask_BT.long().cumsum(dim=1) - 1).clamp(min=0),
+        )
+        labels_BA = torch.cat([end_B1, answer_ids.masked_fill(~answer_mask, IGNORED)], dim=1)
+        logits_BAV = backbone.logits(window(hidden_BTD[:, opened:], counts_B1 - 1, labels_BA.shape[1]))
+    hidden_BKD = hidden_BTD[:, opened - 1 : opened - 1 + given_BKD.shape[1]]
+    return Taught(latents_BKD=head(hidden_BKD), hidden_BKD=hidden_BKD, logits_BAV=logits_BAV, labels_BA=labels_BA)
 
 
 def answer_pass(

@@ -2,7 +2,8 @@
 
 config.json is written last: a folder without it is no checkpoint. Beside it lie head.safetensors (not of stage sft),
 token_rows.safetensors and what has learnt of the language model: adapter/ as peft writes it, or, if its own weights
-were trained, language.safetensors. Where there is a glyph probe, glyph_probe.safetensors holds it.
+were trained, language.safetensors. Where there is a glyph probe, glyph_probe.safetensors holds it; where pictures are
+fed back, book.safetensors holds those that the training rows showed.
 """
 
 from __future__ import annotations
@@ -22,8 +23,9 @@ from safetensors.torch import load_file, save_file
 from rotdata.encoders.models import find_model
 from rotdata.errors import CheckpointError
 from rotdata.shards import write_atomically
-from rottrain.config import Precision, SftMode
+from rottrain.config import Feedback, Precision, SftMode
 from rottrain.model.backbone import Backbone, PromptFormat
+from rottrain.model.book import Book
 from rottrain.model.glyph_probe import Alphabet, GlyphProbe
 from rottrain.model.head import ProjectionHead
 from rottrain.model.precision import load_backbone
@@ -31,7 +33,7 @@ from rottrain.model.precision import load_backbone
 FORMAT_VERSION = 2
 CONFIG = "config.json"
 HEAD, TOKEN_ROWS, ADAPTER = "head.safetensors", "token_rows.safetensors", "adapter"
-LANGUAGE, PROBE = "language.safetensors", "glyph_probe.safetensors"
+LANGUAGE, PROBE, BOOK = "language.safetensors", "glyph_probe.safetensors", "book.safetensors"
 
 Stage = Literal["stage1", "stage2", "sft"]
 
@@ -66,6 +68,10 @@ class CheckpointConfig:
     """Characters and slots of the glyph probe."""
     mode: SftMode | None = None
     """What stage sft has taught."""
+    context: Literal["strip", "latent"] = "strip"
+    """What each latent was encoded with: its whole strip, or its own picture alone."""
+    feedback: Feedback = "latent"
+    """What the model has learnt to continue from."""
     format_version: int = FORMAT_VERSION
 
 
@@ -81,9 +87,12 @@ def save(
     *,
     head: ProjectionHead | None = None,
     probe: GlyphProbe | None = None,
+    book: Book | None = None,
 ) -> None:
     """Write a finished checkpoint; config.json comes last."""
     folder.mkdir(parents=True, exist_ok=True)
+    if book is not None:
+        _save_tensors({"classes": book.classes_NS.short(), "latents": book.latents_ND}, folder / BOOK)
     if "language" in config.learnt:
         _save_tensors(backbone.language_weights(), folder / LANGUAGE)
     if probe is not None:
@@ -145,6 +154,17 @@ def load_probe(folder: Path, config: CheckpointConfig) -> GlyphProbe | None:
     except (OSError, RuntimeError, TypeError, SafetensorError) as error:
         raise CheckpointError(f"{folder / PROBE} does not hold the probe that {CONFIG} describes: {error}") from error
     return probe.eval().requires_grad_(requires_grad=False)
+
+
+def load_book(folder: Path, config: CheckpointConfig) -> Book | None:
+    """The book, if the checkpoint has one. Raises CheckpointError."""
+    if config.feedback == "latent" or config.alphabet is None:
+        return None
+    try:
+        pages = load_file(folder / BOOK)
+        return Book(Alphabet(**config.alphabet), pages["classes"], pages["latents"])
+    except (OSError, RuntimeError, TypeError, KeyError, SafetensorError) as error:
+        raise CheckpointError(f"{folder / BOOK} does not hold the book that {CONFIG} describes: {error}") from error
 
 
 def load_learnt(folder: Path, config: CheckpointConfig, backbone: Backbone, *, trainable: bool = False) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 -- torch's own name for it
 
 _MOST_CHARACTERS = 254
-_MOST_SLOTS = 8
+_MOST_SLOTS = 16
 _HIDDEN = 512
 _STEPS, _BATCH, _LR, _NOISE = 800, 512, 2e-3, 0.1
 NOTHING, OTHER = 0, 1
@@ -32,15 +32,17 @@ class Alphabet:
     def __init__(self, characters: str, slots: int) -> None:
         self.characters, self.slots = characters, slots
         self._class = {character: number for number, character in enumerate(characters, start=OTHER + 1)}
+        self._points = np.array(list(map(ord, characters)), dtype=np.uint32)  # sorted, as the characters are
 
     @classmethod
-    def of(cls, texts: Iterable[str], spans: Iterable[Sequence[int]]) -> Alphabet:
-        """The alphabet of texts, with as many slots as all but one in a hundred latents need."""
+    def of(cls, texts: Iterable[str], spans: Iterable[Sequence[int]], *, slots: int | None = None) -> Alphabet:
+        """The alphabet of texts, by default with as many slots as all but one in a hundred latents need."""
         counts = Counter[str]()
         for text in texts:
             counts.update(text)
-        lengths = sorted(stop - start for row in spans for start, stop in pairwise(row)) or [1]
-        slots = max(1, min(_MOST_SLOTS, lengths[len(lengths) * 99 // 100]))
+        if slots is None:
+            lengths = sorted(stop - start for row in spans for start, stop in pairwise(row)) or [1]
+            slots = max(1, min(_MOST_SLOTS, lengths[len(lengths) * 99 // 100]))
         ranked = sorted(counts, key=lambda character: (-counts[character], character))
         return cls("".join(sorted(ranked[:_MOST_CHARACTERS])), slots)
 
@@ -49,13 +51,33 @@ class Alphabet:
         """C."""
         return OTHER + 1 + len(self.characters)
 
-    def labels(self, text: str, spans: Sequence[int]) -> NDArray[np.int64]:
-        """Classes of what each latent of a row shows: [K, S]; characters beyond the slots are left out."""
-        found = np.full((len(spans) - 1, self.slots), NOTHING, dtype=np.int64)
-        for latent, (start, stop) in enumerate(pairwise(spans)):
-            for slot, character in enumerate(text[start : min(stop, start + self.slots)]):
-                found[latent, slot] = self._class.get(character, OTHER)
+    def labels(self, text: str, spans: Sequence[int] | NDArray[np.int32]) -> NDArray[np.int64]:
+        """Classes of what each latent of a row shows: [K, S].
+
+        Characters beyond the slots are left out; unless they are spaces, the last slot says that there is more.
+        """
+        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
+        place = np.searchsorted(self._points, points).clip(max=max(0, len(self._points) - 1))
+        known = self._points[place] == points if len(self._points) else np.zeros(len(points), dtype=bool)
+        classes = np.where(known, place + OTHER + 1, OTHER)
+        borders = np.asarray(spans, dtype=np.int64)
+        index_KS = borders[:-1, None] + np.arange(self.slots)
+        shown_KS = index_KS < borders[1:, None]
+        found: NDArray[np.int64] = np.full(index_KS.shape, NOTHING, dtype=np.int64)
+        found[shown_KS] = classes[index_KS[shown_KS]]
+        for latent in np.flatnonzero(np.diff(borders) > self.slots):
+            if text[borders[latent] + self.slots : borders[latent + 1]].strip():
+                found[latent, -1] = OTHER
         return found
+
+    def drawn(self, classes: Tensor) -> Tensor:
+        """Classes [..., S] as pictures show them: nothing looks like a space, and is one."""
+        space = self._class.get(" ")
+        return classes if space is None else classes.masked_fill(classes == NOTHING, space)
+
+    def blank(self, classes: Tensor) -> Tensor:
+        """Whether a latent of these classes [..., S] shows nothing: [...]."""
+        return (self.drawn(classes) == self._class.get(" ", NOTHING)).all(dim=-1)
 
     def text(self, classes: Sequence[int]) -> str:
         """Characters of some slots; what the alphabet does not have is U+FFFD."""

@@ -13,7 +13,9 @@ from torch import Tensor, nn
 from rottrain.config import Stage1Config, Stage2Config, rollout_phases
 from rottrain.data.batches import Batch
 from rottrain.generation import rollout
+from rottrain.generation.feedback import PictureFeedback
 from rottrain.model.backbone import Backbone
+from rottrain.model.book import Book
 from rottrain.model.glyph_probe import GlyphProbe
 from rottrain.model.head import ProjectionHead
 from rottrain.training.hidden_states import HiddenStates
@@ -32,6 +34,7 @@ class Learner(nn.Module):
         recipe: Stage1Config | Stage2Config,
         probe: GlyphProbe | None = None,
         states: HiddenStates | None = None,
+        book: Book | None = None,
     ) -> None:
         """Let those parameters learn that the recipe says, and no others; hidden states are kept in `states`."""
         super().__init__()
@@ -40,6 +43,7 @@ class Learner(nn.Module):
         self.head = head
         self.recipe = recipe
         self.probe = probe
+        self.book = book
         self._states = states
         self.step, self.progress = 0, 0.0
         """Steps done, and their share of the run: they decide how latents are produced."""
@@ -59,14 +63,17 @@ class Learner(nn.Module):
         """Roll out, compare with the targets, answer: the loss, and its parts before they are weighted."""
         tensors: Batch = batch  # type: ignore[assignment]  # the collator made it
         hidden_BKD = tensors.get("hidden_BKD")
-        prompt = self.read(tensors) if hidden_BKD is None or self.recipe.answer_weight else None
+        taught = self.recipe.feedback == "picture"
+        prompt = self.read(tensors) if not taught and (hidden_BKD is None or self.recipe.answer_weight) else None
         if hidden_BKD is not None:
             predicted = rollout.Predicted(latents_BKD=self.head(hidden_BKD), hidden_BKD=hidden_BKD)
+        elif prompt is None:
+            given_BKD = self._disturbed(tensors["targets_BKD"], tensors["targets_mask_BK"])
+            predicted = rollout.teach(self.backbone, self.head, tensors, given_BKD, gradient=self.gradient)
         else:
-            assert prompt is not None
             predicted = self._roll_out(prompt, tensors)
-            if self._states is not None:
-                self._states.put(tensors["rows_B"].tolist(), predicted.hidden_BKD, tensors["targets_mask_BK"])
+        if hidden_BKD is None and self._states is not None:
+            self._states.put(tensors["rows_B"].tolist(), predicted.hidden_BKD, tensors["targets_mask_BK"])
         parts = self._parts(prompt, predicted, tensors)
         weights = {
             "alignment": self.recipe.align_weight,
@@ -81,9 +88,19 @@ class Learner(nn.Module):
         ids, mask = batch["prompt_ids_BP"], batch["prompt_mask_BP"]
         return rollout.read_prompt(self.backbone, ids, mask, gradient=self.gradient)
 
-    def unroll(self, prompt: rollout.Prompt, num_latents: int) -> rollout.Predicted:
-        """Latents from the model's own earlier ones, one after the other."""
-        return rollout.unroll(self.backbone, self.head, prompt, num_latents, gradient=self.gradient)
+    def unroll(self, prompt: rollout.Prompt, num_latents: int) -> rollout.Unrolled:
+        """Latents one after the other, from the model's own earlier ones or the pictures of what they show."""
+        return rollout.unroll(
+            self.backbone, self.head, prompt, num_latents, gradient=self.gradient, feedback=self.feedback()
+        )
+
+    def feedback(self) -> PictureFeedback | None:
+        """What reads the latents of one batch, if they are read; what the book lacks is not drawn."""
+        if self.recipe.feedback == "latent":
+            return None
+        assert self.probe is not None
+        assert self.book is not None
+        return PictureFeedback(self.probe, self.head, self.book)
 
     def sweep(self, prompt: rollout.Prompt, given_BKD: Tensor) -> rollout.Predicted:
         """Latents from those that are given, all at once."""
@@ -126,17 +143,27 @@ class Learner(nn.Module):
             return self.unroll(prompt, targets_BKD.shape[1])
         sweeps = random.Random(f"{self.recipe.seed}-{self.step}").randint(*phase.sweeps)  # noqa: S311 -- no secret
         given_BKD = rollout.iterate(self.backbone, self.head, prompt, targets_BKD, sweeps)
+        return self.sweep(prompt, self._disturbed(given_BKD, batch["targets_mask_BK"]))
+
+    def _disturbed(self, given_BKD: Tensor, mask_BK: Tensor) -> Tensor:
+        """Latents that are read, with what noise and misreading the recipe puts on them."""
+        if self.training and self.recipe.misread:
+            true_ND = given_BKD[mask_BK]
+            other_ND = true_ND[torch.randperm(len(true_ND), device=true_ND.device)]
+            misread_N1 = torch.rand(len(true_ND), 1, device=true_ND.device) < self.recipe.misread
+            given_BKD = given_BKD.masked_scatter(mask_BK[..., None], torch.where(misread_N1, other_ND, true_ND))
         if self.training and self.recipe.input_noise:
             share_B11 = torch.rand(len(given_BKD), 1, 1, device=given_BKD.device)
             noise_BKD = torch.randn_like(given_BKD) * self.head.deviation_D
             given_BKD = given_BKD + self.recipe.input_noise * share_B11 * noise_BKD
-        return self.sweep(prompt, given_BKD)
+        return given_BKD
 
     def _parts(self, prompt: rollout.Prompt | None, predicted: rollout.Predicted, batch: Batch) -> dict[str, Tensor]:
         """The losses that the recipe gives a weight, and the alignment in any case."""
         parts = {"alignment": self.alignment(predicted, batch)}
-        if self.recipe.answer_weight:
-            assert prompt is not None
+        if isinstance(predicted, rollout.Taught) and self.recipe.answer_weight and self.language_learns:
+            parts["answer"] = answer_loss(predicted.logits_BAV, predicted.labels_BA)
+        elif prompt is not None and self.recipe.answer_weight:
             given = predicted.latents_BKD, self.answered_after(batch)
             parts["answer"] = answer_loss(*rollout.answer_pass(self.backbone, prompt, batch, *given))
         if self.recipe.glyph_weight and self.probe is not None:

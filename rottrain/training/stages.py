@@ -42,7 +42,7 @@ from rottrain.config import (
 )
 from rottrain.data.batches import Collator, ShardRows
 from rottrain.data.rows import RowOrder, Selection, hold_out, parse_weighted
-from rottrain.data.training_set import Supply, lengths_of
+from rottrain.data.training_set import Supply, context_of, lengths_of
 from rottrain.metrics import scoring
 from rottrain.model import checkpoints
 from rottrain.model.backbone import Backbone
@@ -291,7 +291,7 @@ def _latent_lesson(
     probe = supply.probe(head)
     _let_learn(backbone, recipe, train_tokens=recipe.train_tokens)
     states = HiddenStates(cache_hidden, supply.selections, backbone, supply.shape) if cache_hidden else None
-    learner = Learner(backbone, head, recipe, probe, states)
+    learner = Learner(backbone, head, recipe, probe, states, supply.book())
     return Lesson(
         learner=learner,
         rows=KnownRows(supply.rows, states) if states else supply.rows,
@@ -431,7 +431,9 @@ def _save(lesson: Lesson, wanted: _Wanted, out: Path, result: dict[str, Any]) ->
     """Write the finished checkpoint."""
     learner, manifest, recipe = lesson.learner, wanted.selections[0].shards.manifest, wanted.recipe
     backbone = learner.backbone
-    head, probe = (learner.head, learner.probe) if isinstance(learner, Learner) else (None, None)
+    head, probe, book = (
+        (learner.head, learner.probe, learner.book) if isinstance(learner, Learner) else (None, None, None)
+    )
     config = CheckpointConfig(
         stage=wanted.stage,
         model=wanted.model,
@@ -451,9 +453,11 @@ def _save(lesson: Lesson, wanted: _Wanted, out: Path, result: dict[str, Any]) ->
         lengths=lengths_of(wanted.selections, recipe.budget) if isinstance(recipe, LatentConfig) else None,
         alphabet={"characters": probe.alphabet.characters, "slots": probe.alphabet.slots} if probe else None,
         mode=recipe.mode if isinstance(recipe, SftConfig) else None,
+        context=context_of(manifest),
+        feedback=recipe.feedback if isinstance(recipe, LatentConfig) else "latent",
     )
     write_atomically(out / RECIPE, as_yaml(recipe).encode())
-    checkpoints.save(out, config, backbone, head=head, probe=probe)
+    checkpoints.save(out, config, backbone, head=head, probe=probe, book=book)
 
 
 def _claim(out: Path, identity: dict[str, Any]) -> bool:

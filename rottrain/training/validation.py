@@ -135,12 +135,10 @@ def warnings_of(figures: dict[str, float]) -> list[str]:
 def _of_batch(learner: Learner, batch: Batch) -> tuple[dict[str, float], Tensor]:
     """Figures of a batch, and the model's own latents [B, K, D]."""
     prompt = learner.read(batch)
-    rolled = {
-        "forced": learner.sweep(prompt, batch["targets_BKD"]),
-        "free": learner.unroll(prompt, batch["targets_BKD"].shape[1]),
-    }
-    free_BKD = rolled["free"].latents_BKD
-    logits, labels = rollout.answer_pass(learner.backbone, prompt, batch, free_BKD)
+    free = learner.unroll(prompt, batch["targets_BKD"].shape[1])
+    rolled = {"forced": learner.sweep(prompt, batch["targets_BKD"]), "free": _whole(free, batch)}
+    counts_B = None if learner.recipe.feedback == "latent" else free.counts_B
+    logits, labels = rollout.answer_pass(learner.backbone, prompt, batch, free.fed_BKD, counts_B)
     right = (logits.argmax(dim=-1) == labels) | (labels == IGNORED)
     figures = {"accuracy": right[:, 1:].all(dim=1).float().mean()}  # the end token is put there, not decoded
     for name, predicted in rolled.items():
@@ -152,7 +150,15 @@ def _of_batch(learner: Learner, batch: Batch) -> tuple[dict[str, float], Tensor]
         stop_BK = learner.head.is_last(rolled["free"].hidden_BKD) > 0
         first_B = torch.where(stop_BK.any(dim=1), stop_BK.int().argmax(dim=1), stop_BK.shape[1])
         figures["halt"] = (first_B == batch["last_B"]).float().mean()
-    return {name: float(value) for name, value in figures.items()}, free_BKD
+    return {name: float(value) for name, value in figures.items()}, rolled["free"].latents_BKD
+
+
+def _whole(free: rollout.Unrolled, batch: Batch) -> rollout.Predicted:
+    """As many latents as the batch has targets: none, where all rows had ended, is zeros."""
+    lacking = batch["targets_BKD"].shape[1] - free.latents_BKD.shape[1]
+    return rollout.Predicted(
+        latents_BKD=F.pad(free.latents_BKD, (0, 0, 0, lacking)), hidden_BKD=F.pad(free.hidden_BKD, (0, 0, 0, lacking))
+    )
 
 
 def _moved(batch: Batch, device: torch.device) -> Batch:

@@ -1,0 +1,64 @@
+"""Characters -> the latent of their picture: drawn in the style of some shards, encoded by their own tower.
+
+Only where a latent is the picture of its own characters alone, and for characters that the book lacks: what shards hold
+is there. The tower is loaded when it is first needed.
+
+Shapes: L latents, D embedding width, H picture height, which is its width too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rotdata.encoders import load_encoder
+from rotdata.encoders.models import ModelFolder
+from rotdata.encoders.packed import PackedEncoder
+from rotdata.errors import ShardMismatch, UsageError
+from rotdata.rendering.strips import Renderer, renderer, renderer_as
+
+
+class Pictures:
+    """Draws and encodes what one latent shows."""
+
+    def __init__(self, folder: ModelFolder, *, style: Mapping[str, Any], encoder: Mapping[str, Any]) -> None:
+        """As the manifest of shards has them: the fingerprint of their style and the identity of their encoder."""
+        self._folder, self._fingerprint, self._identity = folder, style, encoder
+
+    def latents(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """The latent of each text, [L, D]. Raises UsageError where fonts here draw otherwise, ShardMismatch."""
+        pictures = [self._picture(text) for text in texts]
+        return np.concatenate(self._encoder.encode(pictures))
+
+    def fits(self, text: str) -> bool:
+        """Whether a text can be drawn in one latent."""
+        return self._draw.count_latents(text) == 1
+
+    def _picture(self, text: str) -> NDArray[np.uint8]:
+        side = self._draw.style.height_px
+        return self._draw.render(text).pixels[:, :side]
+
+    @cached_property
+    def _draw(self) -> Renderer:
+        draw = renderer_as(self._fingerprint)
+        if draw is None:
+            raise UsageError(
+                "characters that the checkpoint's book lacks can't be drawn here, since fonts draw otherwise than "
+                "where its strips were made: use --feedback latent, or the fonts and the Pillow of then"
+            )
+        return renderer(replace(draw.style, align_steps=False)) if draw.style.align_steps else draw
+
+    @cached_property
+    def _encoder(self) -> PackedEncoder:
+        found = load_encoder(self._folder, dtype=self._identity["dtype"])
+        if found.identity.tower_sha256 != self._identity["tower_sha256"]:
+            raise ShardMismatch(
+                f"the vision tower of {self._folder.name} is not the one whose latents were learnt: give the right "
+                "model with --model"
+            )
+        return found

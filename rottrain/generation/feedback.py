@@ -1,0 +1,107 @@
+"""What a thought continues from: the latent that was predicted, or the picture of what was read in it.
+
+A predicted latent is a little off what the tower makes of any picture, and errors add up. With picture feedback the
+glyph probe names the characters of each predicted latent, and what the model continues from and answers from is the
+latent of these characters: from the book, else drawn and encoded. A latent that shows nothing ends the thought.
+
+Shapes: B rows, K latents, D embedding width, S character slots of a latent, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from rottrain.data.pictures import Pictures
+from rottrain.generation.decoding import Chooser, greedy
+from rottrain.model.book import Book
+from rottrain.model.glyph_probe import OTHER, GlyphProbe
+from rottrain.model.head import ProjectionHead
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Read:
+    """What was read in a batch's latents."""
+
+    classes_BKS: Tensor
+    confidence_BK: Tensor
+    """Of the least certain character of each, 0 to 1."""
+    named_BK: Tensor
+    """Whether the picture of what was read was fed back; where not, the predicted latent was."""
+    missed_BK: Tensor
+    """Whether what was read was not in the book."""
+
+
+class PictureFeedback:
+    """Reads latents of one batch, step by step, and gives the pictures of what it read.
+
+    Nothing is copied to the host unless `draw` is set: then characters that the book lacks are drawn at once, and stay
+    in it. Without, they are fed back as they were predicted, and `missed` says so at the end.
+    """
+
+    def __init__(
+        self,
+        probe: GlyphProbe,
+        head: ProjectionHead,
+        book: Book,
+        *,
+        pictures: Pictures | None = None,
+        choose: Chooser = greedy,
+    ) -> None:
+        self._probe, self._head, self.book, self._pictures, self._choose = probe, head, book, pictures, choose
+        self._classes: list[Tensor] = []
+        self._confidences: list[Tensor] = []
+        self._named: list[Tensor] = []
+        self._missed: list[Tensor] = []
+
+    def __call__(self, predicted_BD: Tensor) -> tuple[Tensor, Tensor]:
+        """The next latents as predicted -> the latents to continue from, and which rows have ended: [B, D], [B]."""
+        alphabet = self._probe.alphabet
+        logits_BSC = self._probe(self._head.scaled(predicted_BD))
+        classes_BS = torch.stack([self._choose(logits_BC) for logits_BC in logits_BSC.unbind(dim=1)], dim=1)
+        chances_BS = logits_BSC.softmax(dim=-1).gather(-1, classes_BS[..., None])[..., 0]
+        page_B = self.book.find(classes_BS)
+        nameable_B = (classes_BS != OTHER).all(dim=-1)
+        missed_B = nameable_B & (page_B < 0)
+        if self._pictures is not None and missed_B.any():
+            self._draw(classes_BS[missed_B])
+            page_B = self.book.find(classes_BS)
+        named_B = nameable_B & (page_B >= 0)
+        written_BD = self.book.latents_ND[page_B.clamp(min=0)].to(predicted_BD.dtype)
+        for kept, value in zip(
+            (self._classes, self._confidences, self._named, self._missed),
+            (classes_BS, chances_BS.amin(dim=-1), named_B, missed_B),
+            strict=True,
+        ):
+            kept.append(value)
+        return torch.where(named_B[:, None], written_BD, predicted_BD), alphabet.blank(classes_BS)
+
+    def read(self) -> Read:
+        """What was read so far."""
+        return Read(
+            classes_BKS=torch.stack(self._classes, dim=1),
+            confidence_BK=torch.stack(self._confidences, dim=1),
+            named_BK=torch.stack(self._named, dim=1),
+            missed_BK=torch.stack(self._missed, dim=1),
+        )
+
+    def _draw(self, classes_LS: Tensor) -> None:
+        """Make pages of characters that the book lacks; those that no one latent can show are left out."""
+        assert self._pictures is not None
+        different_NS = torch.unique(self.book.alphabet.drawn(classes_LS), dim=0)
+        texts = [self.book.alphabet.text(classes) for classes in different_NS.tolist()]
+        fitting = [number for number, text in enumerate(texts) if self._pictures.fits(text)]
+        if fitting:
+            latents = torch.from_numpy(self._pictures.latents([texts[number] for number in fitting]))
+            self.book.add(different_NS[fitting], latents)
+
+
+def texts_of(book: Book, classes_KS: Tensor, named_K: Sequence[bool]) -> list[str]:
+    """The characters of a row's latents as they were read; U+FFFD for those that can't be named."""
+    return [
+        book.alphabet.text(classes) if named else "\ufffd"
+        for classes, named in zip(classes_KS.tolist(), named_K, strict=True)
+    ]
