@@ -57,11 +57,13 @@ def embed(
     device: str | None = None,
     patches_per_call: int | None = None,
     overwrite: bool = False,
+    context: Literal["strip", "latent"] = "strip",
     **targets: Any,
 ) -> Summary:
     """Embed a folder of strips into a folder of embeddings, as `rotdata embed` does; the same call resumes.
 
-    `targets` are fields of TargetSettings: store ("float16", "float32", "int8"), pool, max_latents, longer. Raises
+    With the context "latent" every latent is encoded alone, of strips in cells. `targets` are fields of TargetSettings:
+    store ("float16", "float32", "int8"), pool, max_latents, longer. Raises
     ShardMismatch for strips of another height than the model's, UnknownModel, ShardError, OutputOccupied, Interrupted.
     """
     if device is not None:
@@ -69,7 +71,9 @@ def embed(
     encoder, patches = pipeline.pick_encoder(
         Path(out), model, device=device, dtype=dtype, patches_per_call=patches_per_call, overwrite=overwrite
     )
-    settings = EmbedSettings(targets=TargetSettings(**targets), patches_per_call=patches, kernel=encoder.where.kernel)
+    settings = EmbedSettings(
+        targets=TargetSettings(**targets), patches_per_call=patches, kernel=encoder.where.kernel, context=context
+    )
     return pipeline.embed(Path(strips), encoder, Path(out), settings=settings, mode=Mode(overwrite=overwrite))
 
 

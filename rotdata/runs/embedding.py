@@ -24,8 +24,8 @@ import pyarrow as pa
 from rotdata import shards
 from rotdata.encoders import CPU_PATCHES_PER_CALL, CallTooLarge, Encoder, Kernel
 from rotdata.encoders.patches import GeometryError, ResizeLimits, calls, reference_resize
-from rotdata.rendering.png import decode_png
 from rotdata.errors import UsageError
+from rotdata.rendering.png import decode_png
 from rotdata.runs import resumable
 from rotdata.shards.targets import TargetSettings, TooManyLatents, quantise, restore, shorten
 

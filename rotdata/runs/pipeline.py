@@ -179,8 +179,9 @@ def plan_embed(strips: Path, encoder: Encoder, settings: EmbedSettings = _AS_THE
         and not style["begin_mark"] and not style["end_mark"]
     ):  # fmt: skip
         raise UsageError(
-            f"the glyphs in {strips} straddle latents, or stand beside marks or padding, so a latent is not the picture "
-            "of its own characters: render with --cells, 6 say, without padding and marks, or embed with --context strip"
+            f"the glyphs in {strips} straddle latents, or stand beside marks or padding, so a latent is not the "
+            "picture of its own characters: render with --cells, 6 say, without padding and marks, or embed with "
+            "--context strip"
         )
     height, factor = origin.style["style"]["height_px"], encoder.geometry.factor_px
     if height != factor:

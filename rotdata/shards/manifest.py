@@ -108,7 +108,9 @@ class Manifest:
     @property
     def encoding_fingerprint(self) -> str:
         """SHA-256 of what a latent is: equal for shards that can be trained on together, whatever their corpus."""
-        changed: dict[str, Any] = {name: self.settings[name] for name in ("pool", "resize", "context") if name in self.settings}
+        changed: dict[str, Any] = {
+            name: self.settings[name] for name in ("pool", "resize", "context") if name in self.settings
+        }
         if self.settings.get("longer") == "resample":
             changed["resampled_to"] = self.settings["max_stored_latents"]
         return _digest({"style": self.style, "encoder": self.encoder} | changed)

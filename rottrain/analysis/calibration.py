@@ -12,13 +12,14 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from rotdata.errors import UsageError
 from rotdata.shards import EmbeddingShards
 from rottrain.analysis.true_latents import check_shards, some_latents
 from rottrain.data.batches import pad_ids
 from rottrain.generation.generate import Budget, RoT
-from rottrain.generation.rollout import read_prompt, unroll
+from rottrain.generation.rollout import read_prompt
 
 BINS = 10
 
@@ -137,5 +138,6 @@ def _chances(rot: RoT, questions: Sequence[str], budget: int) -> Tensor:
     backbone = rot.backbone
     ids_BP, mask_BP = pad_ids([backbone.prompt_ids(each) for each in questions], backbone.pad_id, side="left")
     prompt = read_prompt(backbone, ids_BP.to(backbone.device), mask_BP.to(backbone.device))
-    thought = unroll(backbone, rot.head, prompt, budget)
-    return rot.head.is_last(thought.hidden_BKD).sigmoid().float().cpu()
+    thought, _ = rot.think(prompt, questions, budget, feedback=rot.config.feedback)
+    chance_BK = rot.head.is_last(thought.hidden_BKD).sigmoid().float().cpu()
+    return pad(chance_BK, (0, budget - chance_BK.shape[1]))  # no latent after all thoughts have ended is the last

@@ -125,7 +125,7 @@ class TrueLatents:
         latents_KD, borders = shorten(latents_KD, borders, TargetSettings(max_latents=budget, longer=longer))
         shown = None if borders is None else [cot[start:stop] for start, stop in pairwise(borders.tolist())]
         said = len(latents_KD)
-        if fit == "pad" and said < budget:
+        if fit == "pad" and said < budget and self._rot.config.feedback == "latent":
             blank = np.broadcast_to(self._blank, (budget - said, latents_KD.shape[1]))
             latents_KD = np.concatenate([latents_KD, blank])
             shown = None if shown is None else shown + [""] * len(blank)

@@ -46,7 +46,8 @@ RolloutOption = Annotated[
     ),
 ]
 RecipeOption = Annotated[
-    Literal["paper", "fast", "picture"], typer.Option("--recipe", help="Defaults: the paper's, or what works best here.")
+    Literal["paper", "fast", "picture"],
+    typer.Option("--recipe", help="Defaults: the paper's, or what works best here."),
 ]
 TrainableOption = Annotated[
     Literal["head", "lora", "full", "lm-head"] | None,

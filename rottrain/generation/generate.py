@@ -115,6 +115,7 @@ class RoT:
         self.head = head
         self.config = config
         self.glyphs = glyphs
+        self.book = book
         self.max_question_tokens = MAX_QUESTION_TOKENS
         """May be raised, where the memory allows it."""
 
