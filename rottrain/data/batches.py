@@ -109,7 +109,7 @@ class Shape:
         """Classes of what each latent of a row shows, [K, S]; None where that is not known."""
         if self.alphabet is None or spans is None:
             return None
-        return self.alphabet.labels(as_drawn(text, self.line_break), spans)
+        return self.alphabet.labels(as_drawn(text, self.line_break), spans, marks_more=self.ends_blank)
 
     def _blanks(self, said: int) -> int:
         """How many blank latents follow a row that says so many."""

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 -- torch's own name for it
 
 _MOST_CHARACTERS = 254
-_MOST_SLOTS = 16
+_MOST_SLOTS = 8
 _HIDDEN = 512
 _STEPS, _BATCH, _LR, _NOISE = 800, 512, 2e-3, 0.1
 NOTHING, OTHER = 0, 1
@@ -51,10 +51,13 @@ class Alphabet:
         """C."""
         return OTHER + 1 + len(self.characters)
 
-    def labels(self, text: str, spans: Sequence[int] | NDArray[np.int32]) -> NDArray[np.int64]:
+    def labels(
+        self, text: str, spans: Sequence[int] | NDArray[np.int32], *, marks_more: bool = False
+    ) -> NDArray[np.int64]:
         """Classes of what each latent of a row shows: [K, S].
 
-        Characters beyond the slots are left out; unless they are spaces, the last slot says that there is more.
+        Characters beyond the slots are left out; with `marks_more` the last slot is another character then, unless they
+        are spaces.
         """
         points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
         place = np.searchsorted(self._points, points).clip(max=max(0, len(self._points) - 1))
@@ -65,7 +68,7 @@ class Alphabet:
         shown_KS = index_KS < borders[1:, None]
         found: NDArray[np.int64] = np.full(index_KS.shape, NOTHING, dtype=np.int64)
         found[shown_KS] = classes[index_KS[shown_KS]]
-        for latent in np.flatnonzero(np.diff(borders) > self.slots):
+        for latent in np.flatnonzero(np.diff(borders) > self.slots) if marks_more else ():
             if text[borders[latent] + self.slots : borders[latent + 1]].strip():
                 found[latent, -1] = OTHER
         return found
