@@ -191,9 +191,9 @@ def book_of(selections: Sequence[Selection], shape: Shape) -> Book:
     return Book(shape.alphabet, torch.from_numpy(classes.copy()), torch.from_numpy(latents))
 
 
-def blank_latent(folder: ModelFolder, manifest: Manifest) -> NDArray[np.float32]:
+def blank_latent(folder: ModelFolder, manifest: Manifest | None = None) -> NDArray[np.float32]:
     """The latent of a blank picture, or the mean one of a blank strip, [D]: all that training needs the tower for."""
-    if context_of(manifest) == "latent":
+    if manifest is not None and context_of(manifest) == "latent":
         assert manifest.encoder is not None
         alone: NDArray[np.float32] = Pictures(folder, style=manifest.style, encoder=manifest.encoder).latents([""])[0]
         return alone

@@ -123,7 +123,7 @@ def unroll(
     looks_every = 1 if stop is not None or counts_B.device.type == "cpu" else _LOOKS_EVERY
     with _gradient_in(gradient):
         for step in range(num_latents):
-            if stop is not None:
+            if stop is not None and step < num_latents - 1:
                 counts_B = torch.where(stop(hidden_steps[-1]), counts_B.clamp(max=step + 1), counts_B)
             if feedback is not None:
                 with torch.no_grad():
