@@ -226,7 +226,7 @@ class LatentConfig(TrainConfig):
     """What the model learns to continue from. With picture feedback it reads true latents alone, nothing is fed back
     while it learns, and each row ends with one blank latent, which ends a thought."""
     misread: float = 0.0
-    """Share of the latents that are read in training with picture feedback which are another's, as if misread."""
+    """Share of the latents read in a training step that are another row's or place's, as if misread."""
     input_noise: float = 0.3
     """Most noise put on the latents that a parallel sweep reads, in standard deviations of the targets; each row draws
     its own share of it."""
@@ -333,8 +333,8 @@ RECIPES: dict[Recipe, dict[type[TrainConfig], dict[str, Any]]] = {
     },
     "picture": {Stage1Config: _PICTURE, Stage2Config: _PICTURE, SftConfig: {}},
 }
-DEFAULT_RECIPE: Recipe = "fast"
 """What each recipe changes in the defaults."""
+DEFAULT_RECIPE: Recipe = "fast"
 
 
 def load_yaml(kind: type[_Config], file: Path | None, *, recipe: Recipe = DEFAULT_RECIPE, **overrides: Any) -> _Config:

@@ -73,6 +73,11 @@ def export(
     weights = weights or ("whole" if "language" in config.learnt else "adapter")
     if weights == "adapter" and "language" in config.learnt:
         raise UsageError(f"the base model's own weights have learnt in {checkpoint}: export --weights whole")
+    if config.feedback == "picture":
+        raise UsageError(
+            f"{checkpoint} continues from pictures of what it reads, which a script without this toolkit can't yet do; "
+            "with its predicted latents fed back it would answer far worse: use it through RoT.from_pretrained"
+        )
     folder = find_model(model or config.model)
     named = base or _public_name(folder) if weights == "adapter" else None
     if push is not None and named is not None and not is_hub_id(named):

@@ -67,6 +67,11 @@ def pack(
     return normalise(tiles, geometry), grid_thw([pixels.shape for pixels in pictures], geometry)
 
 
+def latent_pictures(pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+    """A strip [H, K * H] -> the picture of each of its latents, [H, H]."""
+    return np.split(pixels, pixels.shape[1] // pixels.shape[0], axis=1)
+
+
 def cut(pixels: NDArray[np.uint8], geometry: PatchGeometry) -> NDArray[np.uint8]:
     """One grey picture [H, W] -> its patches [(H/p)*(W/p), p*p], merge block after merge block in reading order."""
     height, width = pixels.shape

@@ -23,7 +23,7 @@ import pyarrow as pa
 
 from rotdata import shards
 from rotdata.encoders import CPU_PATCHES_PER_CALL, CallTooLarge, Encoder, Kernel
-from rotdata.encoders.patches import GeometryError, ResizeLimits, calls, reference_resize
+from rotdata.encoders.patches import GeometryError, ResizeLimits, calls, latent_pictures, reference_resize
 from rotdata.errors import UsageError
 from rotdata.rendering.png import decode_png
 from rotdata.runs import resumable
@@ -232,7 +232,7 @@ def _alone(strips: dict[bytes, NDArray[np.uint8]]) -> tuple[dict[bytes, NDArray[
     pictures: dict[bytes, NDArray[np.uint8]] = {}
     latents_of: dict[bytes, list[bytes]] = {}
     for png, pixels in strips.items():
-        tiles = np.split(pixels, pixels.shape[1] // pixels.shape[0], axis=1)
+        tiles = latent_pictures(pixels)
         names = [tile.tobytes() for tile in tiles]
         latents_of[png] = names
         for name, tile in zip(names, tiles, strict=True):

@@ -183,7 +183,7 @@ def plan_embed(strips: Path, encoder: Encoder, settings: EmbedSettings = _AS_THE
             "picture of its own characters: render with --cells, 6 say, without padding and marks, or embed with "
             "--context strip"
         )
-    height, factor = origin.style["style"]["height_px"], encoder.geometry.factor_px
+    height, factor = style["height_px"], encoder.geometry.factor_px
     if height != factor:
         raise ShardMismatch(
             f"the strips in {strips} are {height} px high, {encoder.identity.model} needs {factor}: "

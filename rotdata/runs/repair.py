@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from rotdata import corpora, shards
-from rotdata.encoders.patches import ResizeLimits, reference_resize
+from rotdata.encoders.patches import ResizeLimits, latent_pictures, reference_resize
 from rotdata.errors import ShardMismatch, UsageError
 from rotdata.rendering.png import decode_png
 from rotdata.rendering.strips import Renderer, StripStyle, renderer_as
@@ -176,8 +176,7 @@ def _encoded_again(
         pixels = _drawn(draw, row["cot"], manifest)
         if settings.resize:
             pixels = reference_resize(pixels, encoder.geometry, settings.resize)
-        alone = settings.context == "latent"
-        pictures = np.split(pixels, pixels.shape[1] // pixels.shape[0], axis=1) if alone else [pixels]
+        pictures = latent_pictures(pixels) if settings.context == "latent" else [pixels]
         latents = np.concatenate(encoder.launch(pictures)())
         anew, _ = shorten(latents, None, settings.targets)
         stored = np.array(row["embedding"], dtype=np.float32)

@@ -20,12 +20,13 @@ from torch import Tensor
 
 from rotdata import hub
 from rotdata.corpora import Row
-from rotdata.encoders import load_encoder
 from rotdata.encoders.packed import PackedEncoder
+from rotdata.encoders.patches import latent_pictures
 from rotdata.errors import ShardMismatch, UsageError
 from rotdata.rendering.strips import Strip, renderer_as
 from rotdata.shards import EmbeddingShards, Manifest, Plan
 from rotdata.shards.targets import Longer, TargetSettings, shorten
+from rottrain.data.pictures import load_tower_of
 from rottrain.data.training_set import blank_latent
 from rottrain.generation.generate import Budget, RoT
 from rottrain.model.checkpoints import CheckpointConfig
@@ -93,12 +94,7 @@ class TrueLatents:
                 "the true latents of this checkpoint can't be made here, since fonts draw otherwise, or its shards "
                 "were pooled, resampled or resized: give shards of this corpus with --shards"
             )
-        encoder = load_encoder(self._rot.backbone.folder, dtype=config.encoder["dtype"])
-        if encoder.identity.tower_sha256 != config.encoder["tower_sha256"]:
-            raise ShardMismatch(
-                f"the vision tower of {self._rot.backbone.folder.name} is not the one whose latents were learnt: give "
-                "the right model with --model, or shards with --shards"
-            )
+        encoder = load_tower_of(self._rot.backbone.folder, config.encoder)
         thought = [number for number, row in enumerate(rows) if row.cot]
         found: list[_Whole | None] = [None] * len(rows)
         for start in range(0, len(thought), _STRIPS_A_CALL):
@@ -112,7 +108,7 @@ class TrueLatents:
         """Latents [K, D] of each strip, encoded with what those of the shards were."""
         if self._rot.config.context == "strip":
             return encoder.encode([strip.pixels for strip in strips])
-        alone = [picture for strip in strips for picture in np.split(strip.pixels, strip.num_latents, axis=1)]
+        alone = [picture for strip in strips for picture in latent_pictures(strip.pixels)]
         latents_LD = np.concatenate(encoder.encode(alone))
         return np.split(latents_LD, np.cumsum([strip.num_latents for strip in strips])[:-1])
 

@@ -47,7 +47,10 @@ RolloutOption = Annotated[
 ]
 RecipeOption = Annotated[
     Literal["paper", "fast", "picture"],
-    typer.Option("--recipe", help="Defaults: the paper's, or what works best here."),
+    typer.Option(
+        "--recipe",
+        help="Defaults: the paper's, what works best here, or picture feedback, on shards of --context latent.",
+    ),
 ]
 TrainableOption = Annotated[
     Literal["head", "lora", "full", "lm-head"] | None,

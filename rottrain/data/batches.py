@@ -77,8 +77,8 @@ class Shape:
     """What pads a row to the budget, or, with `ends_blank`, what comes once after a row that is not cut."""
     ends_blank: bool = False
     alphabet: Alphabet | None = None
-    line_break: str = "\n"
-    """What pictures show for a line break."""
+    line_break: str | None = None
+    """What pictures show for a line break, where latents are labelled by what is drawn and not by their text."""
 
     def count(self, num_latents: int) -> int:
         """The latents that a row of so many will have."""
@@ -123,9 +123,9 @@ class Shape:
 _AS_IT_IS = Shape()
 
 
-def as_drawn(text: str, line_break: str) -> str:
-    """A text as its pictures show it, where they show one character for one."""
-    if text.isprintable():
+def as_drawn(text: str, line_break: str | None) -> str:
+    """A text as its pictures show it, where they show one character for one; without a line break, as it is."""
+    if line_break is None or text.isprintable():
         return text
     shown = (spelling(character, line_break) for character in text)
     return "".join(

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rotdata.encoders import load_encoder
 from rotdata.encoders.models import ModelFolder
 from rotdata.encoders.packed import PackedEncoder
+from rotdata.encoders.patches import latent_pictures
 from rotdata.errors import ShardMismatch, UsageError
 from rotdata.rendering.strips import Renderer, renderer, renderer_as
 
@@ -40,8 +41,7 @@ class Pictures:
         return self._draw.count_latents(text) == 1
 
     def _picture(self, text: str) -> NDArray[np.uint8]:
-        side = self._draw.style.height_px
-        return self._draw.render(text).pixels[:, :side]
+        return latent_pictures(self._draw.render(text).pixels)[0]
 
     @cached_property
     def _draw(self) -> Renderer:
@@ -49,16 +49,21 @@ class Pictures:
         if draw is None:
             raise UsageError(
                 "characters that the checkpoint's book lacks can't be drawn here, since fonts draw otherwise than "
-                "where its strips were made: use --feedback latent, or the fonts and the Pillow of then"
+                "where its strips were made: use the fonts and the Pillow of then, or, in Python, feedback='latent'"
             )
         return renderer(replace(draw.style, align_steps=False)) if draw.style.align_steps else draw
 
     @cached_property
     def _encoder(self) -> PackedEncoder:
-        found = load_encoder(self._folder, dtype=self._identity["dtype"])
-        if found.identity.tower_sha256 != self._identity["tower_sha256"]:
-            raise ShardMismatch(
-                f"the vision tower of {self._folder.name} is not the one whose latents were learnt: give the right "
-                "model with --model"
-            )
-        return found
+        return load_tower_of(self._folder, self._identity)
+
+
+def load_tower_of(folder: ModelFolder, identity: Mapping[str, Any]) -> PackedEncoder:
+    """A model's tower, if it is the one that `identity` is of. Raises ShardMismatch."""
+    found = load_encoder(folder, dtype=identity["dtype"])
+    if found.identity.tower_sha256 != identity["tower_sha256"]:
+        raise ShardMismatch(
+            f"the vision tower of {folder.name} is not the one whose latents were learnt: give the right model with "
+            "--model, or, where a command takes them, shards with --shards"
+        )
+    return found

@@ -76,11 +76,12 @@ class Supply:
         if ends_blank and not alone:
             raise ShardMismatch(
                 f"the latents in {selections[0].shards.folder} were encoded with their whole strips, so characters do "
-                "not decide them: embed with --context latent, or train with --feedback latent"
+                "not decide them: embed with --context latent, or train by another --recipe"
             )
+        slots, line_break = (style["cells"], style["line_break"]) if alone else (None, None)
         alphabet = None
         if wants_probe and has_spans:
-            alphabet = probe.alphabet if probe else _alphabet(selections, slots=style["cells"] if alone else None)
+            alphabet = probe.alphabet if probe else _alphabet(selections, slots=slots, line_break=line_break)
         pads = ends_blank or (recipe.budget is not None and recipe.fit == "pad")
         shape = Shape(
             budget=recipe.budget,
@@ -88,7 +89,7 @@ class Supply:
             blank_D=blank_latent(backbone.folder, manifest) if pads else None,
             ends_blank=ends_blank,
             alphabet=alphabet,
-            line_break=style["line_break"] if alone else "\n",
+            line_break=line_break,
         )
         kept, held_out = hold_out(selections, recipe.validation_rows)
         last = ShardRows(held_out, backbone, shape=shape)
@@ -175,8 +176,9 @@ def book_of(selections: Sequence[Selection], shape: Shape) -> Book:
                 named_K = (labels_KS != OTHER).all(axis=1)
                 seen, nameless = seen + len(named_K), nameless + int((~named_K).sum())
                 for latent in np.flatnonzero(named_K):
-                    if len(pages) < _MOST_PAGES:
-                        pages.setdefault(labels_KS[latent].tobytes(), latents_KD[latent])
+                    page = labels_KS[latent].tobytes()
+                    if page not in pages and len(pages) < _MOST_PAGES:
+                        pages[page] = latents_KD[latent].copy()  # a view would keep its whole row group
             rows += len(group)
             if rows >= _BOOK_ROWS:
                 break
@@ -204,13 +206,13 @@ def blank_latent(folder: ModelFolder, manifest: Manifest | None = None) -> NDArr
     return mean
 
 
-def _alphabet(selections: Sequence[Selection], *, slots: int | None) -> Alphabet:
+def _alphabet(selections: Sequence[Selection], *, slots: int | None, line_break: str | None) -> Alphabet:
     """Characters of the first rows of each folder."""
     texts: list[str] = []
     spans: list[list[int]] = []
     for number, selection in enumerate(selections, start=1):
         for rows in selection.shards:
-            texts += [as_drawn(cot, "\n" if slots is None else " ") for cot in rows.cots]
+            texts += [as_drawn(cot, line_break) for cot in rows.cots]
             spans += [row for row in rows.spans if row is not None]
             if len(texts) >= _SAMPLE * number / len(selections):
                 break

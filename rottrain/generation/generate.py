@@ -273,7 +273,7 @@ class RoT:
         if asked == "picture" and (self.book is None or self.glyphs is None):
             raise CheckpointError(
                 "picture feedback needs a checkpoint that was trained on latents of one picture each and on their "
-                "characters: `rotdata embed --context latent`, then train on that; or use --feedback latent"
+                "characters: `rotdata embed --context latent`, then train on that with --recipe picture"
             )
         return asked or self.config.feedback
 

@@ -305,10 +305,11 @@ def _latent_lesson(
 def _check_states_stay(config: Stage1Config) -> None:
     """Raise UsageError unless hidden states are the same in every epoch."""
     forced = all(phase.sweeps == (0, 0) for phase in rollout_phases(config.rollout))
-    if config.trainable != "head" or not forced or config.input_noise:
+    if config.trainable != "head" or not forced or config.input_noise or config.misread:
         raise UsageError(
             "--cache-hidden is for a frozen language model that reads true latents: it takes --trainable head, "
-            f"--rollout teacher and --input-noise 0, not {config.trainable}, {config.rollout} and {config.input_noise}"
+            f"--rollout teacher, --input-noise 0 and no misreading, not {config.trainable}, {config.rollout}, "
+            f"{config.input_noise} and {config.misread:g}"
         )
 
 

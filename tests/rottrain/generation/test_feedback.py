@@ -12,6 +12,7 @@ from rotdata.encoders import load_encoder
 from rotdata.errors import CheckpointError, ShardMismatch, UsageError
 from rotdata.rendering.strips import StripStyle, renderer
 from rotdata.shards import EmbeddingShards
+from rottrain.export import export
 
 ROWS = [
     {"question": f"What is {a} and {b}?", "cot": f"<<{a}+{b}={a + b}>> <<{a + b}*1={a + b}>>", "answer": str(a + b)}
@@ -97,3 +98,9 @@ def test_a_checkpoint_without_a_book_says_what_picture_feedback_needs(alone: Pat
     rottrain.stage1(shards=alone / "shards", model="tiny", out=tmp_path / "s1", max_steps=1, budget=6)
     with pytest.raises(CheckpointError, match="--context latent"):
         rottrain.RoT.from_pretrained(tmp_path / "s1").generate(["?"], feedback="picture")
+
+
+def test_an_export_that_could_not_feed_pictures_back_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="pictures"):
+        export(checkpoint, tmp_path / "exported")
+    assert not (tmp_path / "exported").exists()
