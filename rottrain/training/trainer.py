@@ -164,6 +164,13 @@ class StageTrainer(Trainer):
             self._parts.clear()
         super().log(logs, start_time)
 
+    def _run_epoch(self, *arguments: Any, **options: Any) -> None:
+        """An epoch; none where all steps are done, as in a state of the last one: the Trainer would take one more."""
+        if self.state.global_step >= self.state.max_steps:
+            self.control.should_training_stop = True
+        else:
+            super()._run_epoch(*arguments, **options)
+
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:  # noqa: ARG002
         return self._row_order
 
