@@ -18,10 +18,10 @@ from rotdata.errors import RotError
 from rottrain.analysis.pages import write_report
 
 EVALUATED_ROWS = 200
-CELLS, BUDGET = 6, 12
-"""Characters a latent, and latents a question: two for every step of the toy corpus."""
-RECIPE = ("--recipe", "fast", "--lr", "1.4e-3", "--batch-size", "16", "--budget", BUDGET)
-"""The default recipe, at a learning rate that suits three million parameters and a few minutes."""
+CELLS = 6
+"""Characters a latent."""
+RECIPE = ("--recipe", "picture", "--lr", "1.4e-3", "--batch-size", "16")
+"""Picture feedback, at a learning rate that suits three million parameters and a few minutes."""
 
 
 class DemoFailed(RotError):
@@ -41,7 +41,7 @@ def run_demo(out: Path, *, rows: int, stage1_steps: int, stage2_steps: int) -> l
         "rotdata", "render", "toy", "--corpus", "toy", "--limit", rows, "--cells", CELLS, "--align-steps",
         "--out", strips,
     )  # fmt: skip
-    record["embed"] = _step("rotdata", "embed", strips, "--model", "tiny", "--out", embedded)
+    record["embed"] = _step("rotdata", "embed", strips, "--model", "tiny", "--context", "latent", "--out", embedded)
     record["verify"] = _step("rotdata", "verify", embedded)
     record["stage1"] = _step(
         "rottrain", "stage1", "--shards", embedded, "--model", "tiny", "--out", first,
@@ -53,10 +53,10 @@ def run_demo(out: Path, *, rows: int, stage1_steps: int, stage2_steps: int) -> l
     )  # fmt: skip
     record["eval"] = _step(
         "rottrain", "eval", second, "toy", "--corpus", "toy", "--split", "test", "--limit", EVALUATED_ROWS,
-        "--budget", BUDGET, "--modes", "rot,cot,no-cot",
+        "--modes", "rot,cot,no-cot",
     )  # fmt: skip
     record["seconds"] = round(time.monotonic() - started, 1)
-    page = write_report(out, record, embedded=embedded, checkpoint=second, budget=BUDGET)
+    page = write_report(out, record, embedded=embedded, checkpoint=second)
     (out / "report.json").write_text(json.dumps(record, indent=2) + "\n")
     say(f"\nDone in {record['seconds']:.0f} s. Open {page} to see a strip and what one answer thought.")
     results: list[dict[str, Any]] = record["eval"]

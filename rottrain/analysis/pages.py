@@ -24,11 +24,14 @@ from rottrain.analysis.read_back import Reading, held_against
 from rottrain.analysis.read_back_methods import READERS
 from rottrain.analysis.trace import ReadBack, Trace, data_uri, trace
 from rottrain.analysis.true_latents import TrueLatents
-from rottrain.generation.generate import RoT
+from rottrain.generation.generate import Budget, RoT
+from rottrain.metrics import scoring
 from rottrain.model.checkpoints import CheckpointConfig
 
 _LEVELS = 5
 """Shades of confidence."""
+_ASKED = 32
+"""Test questions among which the report looks for one to show."""
 
 
 def write_trace(page: Path, traced: Trace, config: CheckpointConfig) -> None:
@@ -46,14 +49,17 @@ def write_trace(page: Path, traced: Trace, config: CheckpointConfig) -> None:
     write_atomically(page, content.encode())
 
 
-def write_report(out: Path, record: dict[str, Any], *, embedded: Path, checkpoint: Path, budget: int) -> Path:
-    """Write out/report.html from the demo's JSON results, and out/trace.html of a test question; the report's path."""
+def write_report(out: Path, record: dict[str, Any], *, embedded: Path, checkpoint: Path, budget: Budget = None) -> Path:
+    """Write out/report.html from the demo's JSON results, and out/trace.html of a test question; the report's path.
+
+    The question is the first whose answer hangs on its latents: right with them, wrong without.
+    """
     rot = RoT.from_pretrained(checkpoint)
     shards = EmbeddingShards(embedded)
     index = LatentIndex(shards)
-    asked = corpora.Source(location="toy", corpus="toy", split="test", limit=1)
-    [row] = [row for row in corpora.read(asked) if isinstance(row, corpora.Row)]
-    traced = trace(rot, row, index, TrueLatents(rot), budget=budget)
+    asked = corpora.Source(location="toy", corpus="toy", split="test", limit=_ASKED)
+    rows = [row for row in corpora.read(asked) if isinstance(row, corpora.Row)]
+    traced = trace(rot, _telling(rot, rows, budget), index, TrueLatents(rot), budget=budget)
     write_trace(out / "trace.html", traced, rot.config)
     sample = shards.read_group(0)
     strip = index.draw.render(sample.cots[0])
@@ -74,6 +80,19 @@ def write_report(out: Path, record: dict[str, Any], *, embedded: Path, checkpoin
     path = out / "report.html"
     write_atomically(path, page.encode())
     return path
+
+
+def _telling(rot: RoT, rows: list[corpora.Row], budget: Budget) -> corpora.Row:
+    """The first row that is answered rightly with its latents and wrongly without, or else simply the first."""
+    questions = [row.question for row in rows]
+    with_latents, without = (rot.generate(questions, budget=each) for each in (budget, 0))
+    for row, thought, at_once in zip(rows, with_latents, without, strict=True):
+        right, guessed = (
+            scoring.equal(scoring.extract(made.reply), row.answer, "number") for made in (thought, at_once)
+        )
+        if right and not guessed:
+            return row
+    return rows[0]
 
 
 def environment() -> Environment:

@@ -11,6 +11,7 @@ import subprocess
 from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -19,7 +20,7 @@ from jinja2 import UndefinedError
 from rotdata.corpora import Row
 from rotdata.shards import EmbeddingShards
 from rottrain.analysis.nearest import LatentIndex
-from rottrain.analysis.pages import environment, write_report, write_trace
+from rottrain.analysis.pages import _telling, environment, write_report, write_trace
 from rottrain.analysis.trace import trace
 from rottrain.analysis.true_latents import TrueLatents
 from rottrain.generation.generate import RoT
@@ -168,6 +169,32 @@ def test_the_report_shows_a_strip_and_what_one_answer_thought(report: Path) -> N
     assert page.count('class="who"') == 2  # a random model has no glyph probe
     assert 'href="trace.html"' in page
     assert (report.parent / "trace.html").read_text().startswith("<!doctype html>")
+
+
+class _Replies:
+    """Stands for a model: fixed replies with latents and without."""
+
+    def __init__(self, thought: list[str], at_once: list[str]) -> None:
+        self.replies = {None: thought, 0: at_once}
+
+    def generate(self, questions: list[str], *, budget: int | None) -> list[SimpleNamespace]:
+        return [SimpleNamespace(reply=f"#### {reply}") for reply in self.replies[budget][: len(questions)]]
+
+
+@pytest.mark.parametrize(
+    ("thought", "at_once", "shown"),
+    [
+        (["1", "9", "3"], ["1", "2", "9"], "c"),  # a is known without thinking, b is not known at all
+        (["9", "2", "3"], ["9", "9", "9"], "b"),
+        (["1", "2", "3"], ["1", "2", "3"], "a"),  # none hangs on latents: the first
+    ],
+)
+def test_the_report_shows_the_first_question_that_is_right_only_with_its_latents(
+    thought: list[str], at_once: list[str], shown: str
+) -> None:
+    rows = [Row(name, name, "", answer) for name, answer in zip("abc", "123", strict=True)]
+    rot: Any = _Replies(thought, at_once)
+    assert _telling(rot, rows, None).id == shown
 
 
 @needs_browser
