@@ -41,7 +41,7 @@ from rottrain.data.rows import RowOrder
 from rottrain.training.history import Losses, write_history
 from rottrain.training.objective import Learner
 from rottrain.training.sft import TextLearner
-from rottrain.training.validation import rank, warnings_of
+from rottrain.training.validation import kept, warnings_of
 
 BEST, NOT_FINITE = "best.safetensors", "not-finite.json"
 _COMPLETE = "COMPLETE"
@@ -87,7 +87,7 @@ def train(lesson: Lesson, out: Path, *, resume: str, report_to: str, workers: in
         data_collator=lesson.collate,
         callbacks=[clock, keeper, _Epochs(lesson.order), _Progress()],
     )
-    validating = _Validating(trainer, lesson.validate, out) if lesson.held_out else None
+    validating = _Validating(trainer, lesson, out) if lesson.held_out else None
     if validating is not None:
         trainer.add_callback(validating)
     trainer.remove_callback(PrinterCallback)  # it prints on stdout
@@ -271,9 +271,10 @@ class _RunKeeper(TrainerCallback):
 class _Validating(TrainerCallback):
     """Validates on schedule, logs what it found, warns of collapse, and keeps the best weights."""
 
-    def __init__(self, trainer: StageTrainer, validate: Callable[[], dict[str, float]], out: Path) -> None:
+    def __init__(self, trainer: StageTrainer, lesson: Lesson, out: Path) -> None:
         self._trainer = trainer
-        self._validate = validate
+        self._validate = lesson.validate
+        self._rows = len(lesson.held_out)
         self._best = out / BEST
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
@@ -289,13 +290,14 @@ class _Validating(TrainerCallback):
             say(f"step {state.global_step}: " + ", ".join(f"{name} {value:.3g}" for name, value in figures.items()))
             for warning in warnings_of(figures):
                 say(f"warning: {warning}")
-            if rank(figures) >= max(map(rank, self._found(state))):
+            found = self._found(state)
+            if kept(found, self._rows) is found[-1]:
                 save_file(_detached(self._learner), self._best)
 
     def take_best(self) -> dict[str, float]:
         """Put the best weights back; their figures."""
         found = self._found(self._trainer.state)
-        best = max(reversed(found), key=rank)
+        best = kept(found, self._rows)
         if best is not found[-1]:
             _put(load_file(self._best), self._learner)
         return best

@@ -5,6 +5,7 @@ Shapes: N latents of all rows, B rows, K latents of a row, D embedding width.
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 
@@ -86,9 +87,25 @@ def validate_text(learner: TextLearner, examples: Sequence[TextExample], *, kind
     }
 
 
-def rank(figures: dict[str, float]) -> tuple[float, float]:
-    """Better weights are greater: by accuracy, then by how close the latents are to the strips', or by the loss."""
-    return figures["accuracy"], -figures["alignment_free" if "alignment_free" in figures else "loss"]
+def kept(found: Sequence[dict[str, float]], rows: int) -> dict[str, float]:
+    """Which of a run's validations, on so many rows, the weights are of that are kept.
+
+    Accuracies within a standard error of the best so far are the same to us: of those come first the closest latents
+    or the lowest loss, and then the latest. In stage 1 answers may stay at chance, where the best accuracy is luck.
+    """
+    best = found[0]
+    most = best["accuracy"]
+    for figures in found[1:]:
+        most = max(most, figures["accuracy"])
+        least = most - math.sqrt(most * (1 - most) / rows)
+        if figures["accuracy"] >= least and (best["accuracy"] < least or _distance(figures) <= _distance(best)):
+            best = figures
+    return best
+
+
+def _distance(figures: dict[str, float]) -> float:
+    """How far the model is from what it is taught: its own latents from the strips', or in words the loss."""
+    return figures["alignment_free" if "alignment_free" in figures else "loss"]
 
 
 def collapse(rows: Sequence[Tensor]) -> dict[str, float]:

@@ -13,7 +13,7 @@ from rottrain.data.batches import Example
 from rottrain.model.backbone import Backbone
 from rottrain.model.head import ProjectionHead
 from rottrain.training.objective import Learner
-from rottrain.training.validation import collapse, validate, warnings_of
+from rottrain.training.validation import collapse, kept, validate, warnings_of
 from tests.rottrain.samples import as_batch, full_pass, random_examples, token_inputs
 
 
@@ -90,3 +90,22 @@ def test_warnings_name_each_collapse() -> None:
     ):
         [warning] = warnings_of(fine | {name: value})
         assert said in warning
+
+
+@pytest.mark.parametrize(
+    ("found", "step"),
+    [
+        ([(0.07, 0.9), (0.05, 0.7), (0.06, 0.5)], 3),  # chance: the closest latents
+        ([(0.30, 0.9), (0.90, 0.7), (0.60, 0.5)], 2),  # beyond a standard error accuracy decides
+        ([(0.50, 0.5), (0.53, 0.6), (0.57, 0.7)], 3),  # an earlier one falls behind the best by more than that
+        ([(0.50, 0.5), (0.50, 0.5)], 2),  # the latest of equals
+        ([(1.00, 0.5), (0.99, 0.4)], 1),  # there is no doubt about all rows
+    ],
+)
+def test_the_weights_kept_are_the_best_beyond_chance(found: list[tuple[float, float]], step: int) -> None:
+    for name in ("alignment_free", "loss"):
+        figures = [
+            {"accuracy": accuracy, name: distance, "step": place}
+            for place, (accuracy, distance) in enumerate(found, start=1)
+        ]
+        assert kept(figures, 128)["step"] == step
