@@ -68,6 +68,7 @@ class StandInEncoder:
             model="stand-in",
             revision=None,
             tower_sha256="0" * 64,
+            tower_values_sha256="0" * 64,
             output="grey",
             factor=factor_px,
             width=width,

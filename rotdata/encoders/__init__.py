@@ -1,6 +1,14 @@
 """Frozen vision towers behind one small interface: grey pictures in, one embedding a latent out."""
 
-from rotdata.encoders.interface import CallTooLarge, Encoder, EncoderIdentity, Kernel, Placement, Precision
+from rotdata.encoders.interface import (
+    CallTooLarge,
+    Encoder,
+    EncoderIdentity,
+    Kernel,
+    Placement,
+    Precision,
+    TowerHashes,
+)
 from rotdata.encoders.loading import (
     CPU_PATCHES_PER_CALL,
     LazyEncoder,
@@ -12,7 +20,7 @@ from rotdata.encoders.loading import (
     patches_that_fit,
     placement,
 )
-from rotdata.encoders.weights import load_pretrained, quiet_loading, tower_sha256
+from rotdata.encoders.weights import load_pretrained, quiet_loading, tower_hashes
 
 __all__ = [
     "CPU_PATCHES_PER_CALL",
@@ -23,6 +31,7 @@ __all__ = [
     "LazyEncoder",
     "Placement",
     "Precision",
+    "TowerHashes",
     "check_device",
     "default_device",
     "default_kernel",
@@ -32,5 +41,5 @@ __all__ = [
     "patches_that_fit",
     "placement",
     "quiet_loading",
-    "tower_sha256",
+    "tower_hashes",
 ]

@@ -5,7 +5,7 @@ Shapes: H picture height, W its width, K its latents, D embedding width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Literal, Protocol
 
@@ -18,6 +18,7 @@ from rotdata.errors import RotError
 Precision = Literal["float32", "bfloat16"]
 Kernel = Literal["grouped", "varlen", "flash-attn"]
 """How attention is computed; see rotdata.encoders.attention."""
+VALUES = "tower_values_sha256"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,6 +31,22 @@ class Placement:
     kernel: Kernel = "grouped"
 
 
+@dataclass(frozen=True, slots=True)
+class TowerHashes:
+    """Two hashes of one vision tower: manifests hold both, those of earlier releases the first alone."""
+
+    stored: str
+    """SHA-256 over its weights as they lie on disk: names, types, shapes and bytes in order of name."""
+    values: str
+    """The same over the numbers that they are: another type that holds the same ones changes nothing."""
+
+    def beside(self, encoder: Mapping[str, Any]) -> tuple[str, str]:
+        """This tower's hash and that in a manifest's encoder, both of values if that says them."""
+        if VALUES in encoder:
+            return self.values, str(encoder[VALUES])
+        return self.stored, str(encoder.get("tower_sha256"))
+
+
 @dataclass(frozen=True, kw_only=True)
 class EncoderIdentity:
     """What decides an encoder's output; stands in the manifest of its shards."""
@@ -37,6 +54,8 @@ class EncoderIdentity:
     model: str
     revision: str | None
     tower_sha256: str
+    tower_values_sha256: str
+    """Both as TowerHashes has them."""
     output: str
     factor: int
     width: int
@@ -47,6 +66,17 @@ class EncoderIdentity:
     def as_json(self) -> dict[str, Any]:
         """The identity as the manifest holds it."""
         return asdict(self)
+
+    @property
+    def tower(self) -> TowerHashes:
+        """The hashes of its tower."""
+        return TowerHashes(self.tower_sha256, self.tower_values_sha256)
+
+    def fits(self, encoder: Mapping[str, Any]) -> bool:
+        """Whether a manifest's encoder gives what this one gives, whatever its model is called and wherever it lies."""
+        ours, theirs = self.tower.beside(encoder)
+        others = ("output", "factor", "width", "dtype")
+        return ours == theirs and all(getattr(self, name) == encoder.get(name) for name in others)
 
 
 class CallTooLarge(RotError):

@@ -23,7 +23,7 @@ from rotdata.encoders.attention import use_attention
 from rotdata.encoders.interface import CallTooLarge, Drawn, EncoderIdentity, Placement, Precision
 from rotdata.encoders.models import ModelFolder
 from rotdata.encoders.patches import PatchGeometry, cut
-from rotdata.encoders.weights import tower_sha256
+from rotdata.encoders.weights import tower_hashes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
@@ -58,10 +58,12 @@ class PackedEncoder(ABC):
     @classmethod
     def identify(cls, folder: ModelFolder, dtype: Precision) -> EncoderIdentity:
         """What decides the output of the tower in that folder, without loading it. Raises UnknownModel."""
+        tower = tower_hashes(folder)
         return EncoderIdentity(
             model=folder.name,
             revision=folder.revision,
-            tower_sha256=tower_sha256(folder),
+            tower_sha256=tower.stored,
+            tower_values_sha256=tower.values,
             output=cls.output,
             factor=folder.factor_px(),
             width=folder.embedding_width(),

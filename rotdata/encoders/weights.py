@@ -7,9 +7,13 @@ import json
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rotdata.encoders.interface import Precision
+import numpy as np
+
+from rotdata.encoders.interface import Precision, TowerHashes
 from rotdata.encoders.models import ModelFolder
 from rotdata.errors import UnknownModel
 
@@ -65,35 +69,76 @@ def load_pretrained(
     return model
 
 
-def tower_sha256(folder: ModelFolder) -> str:
-    """SHA-256 over the vision tower's weights as stored: names, types, shapes and bytes in order of name.
+def tower_hashes(folder: ModelFolder) -> TowerHashes:
+    """The hashes of a model's vision tower; read once a process, unless its files change.
 
-    It reads no other weight, so that a trainer can compare it without loading the tower.
+    It reads no other weight, so that a trainer can compare them without loading the tower.
     """
-    tensors: dict[str, tuple[dict[str, Any], bytes]] = {}
-    for file in folder.weight_files():
-        with file.open("rb") as stream:
-            length = int.from_bytes(stream.read(8), "little")
-            try:
-                header = json.loads(stream.read(length))
-            except (ValueError, OverflowError, MemoryError) as error:
-                raise UnknownModel(
-                    f"{file.name} of {folder.name} is no safetensors file: fetch or copy it again"
-                ) from error
+    files = folder.weight_files()
+    return _hashes(folder, tuple((file, *_state(file)) for file in files))
+
+
+def _state(file: Path) -> tuple[int, int]:
+    found = file.stat()
+    return found.st_mtime_ns, found.st_size
+
+
+@lru_cache(maxsize=16)
+def _hashes(folder: ModelFolder, files: tuple[tuple[Path, int, int], ...]) -> TowerHashes:
+    """The hashes of the tower in `files`, each with its time and size, for the cache to see a change."""
+    tensors = {short: found for file, *_ in files for short, found in _tower_tensors(folder, file)}
+    if not tensors:
+        raise UnknownModel(
+            f"{folder.name} holds no weights named visual.* or vision_tower.*: it has no vision tower to read"
+        )
+    stored, values = hashlib.sha256(), hashlib.sha256()
+    for short, (shape, as_stored, as_valued) in sorted(tensors.items()):
+        for whole, hashed in ((stored, as_stored), (values, as_valued)):
+            if hashed is not None:
+                dtype, digest = hashed
+                whole.update(json.dumps([short, dtype, shape]).encode() + digest)
+    return TowerHashes(stored=stored.hexdigest(), values=values.hexdigest())
+
+
+_Hashed = tuple[str, bytes]
+"""A type, and the digest of values of that type."""
+
+
+def _tower_tensors(folder: ModelFolder, file: Path) -> Iterator[tuple[str, tuple[list[int], _Hashed, _Hashed | None]]]:
+    """Name, shape and hashes of each weight of the tower in a file: as it is stored, and by value."""
+    with file.open("rb") as stream:
+        length = int.from_bytes(stream.read(8), "little")
+        try:
+            header = json.loads(stream.read(length))
             for name, entry in header.items():
                 short = _tower_name(name)
                 if short is not None:
                     start, stop = entry["data_offsets"]
                     stream.seek(8 + length + start)
-                    tensors[short] = (entry, hashlib.sha256(stream.read(stop - start)).digest())
-    if not tensors:
-        raise UnknownModel(
-            f"{folder.name} holds no weights named visual.* or vision_tower.*: it has no vision tower to read"
-        )
-    whole = hashlib.sha256()
-    for short, (entry, digest) in sorted(tensors.items()):
-        whole.update(json.dumps([short, entry["dtype"], entry["shape"]]).encode() + digest)
-    return whole.hexdigest()
+                    stored = stream.read(stop - start)
+                    if len(stored) < stop - start:
+                        raise ValueError("it ends early")  # noqa: TRY301 -- as any other damage
+                    yield short, (entry["shape"], *_hashes_of(entry["dtype"], stored))
+        except (ValueError, OverflowError, MemoryError, KeyError, TypeError, AttributeError) as error:
+            raise UnknownModel(
+                f"{file.name} of {folder.name} is no safetensors file: fetch or copy it again"
+            ) from error
+
+
+def _hashes_of(dtype: str, stored: bytes) -> tuple[_Hashed, _Hashed | None]:
+    """Of one tensor. Its values are hashed as the shortest of bfloat16 and float32 that holds them all.
+
+    So what is stored is what is hashed for weights that were trained in either, and read once. Integers of 64 bits are
+    no weights but places that are counted, which some releases of transformers save and others don't.
+    """
+    as_stored = dtype, hashlib.sha256(stored).digest()
+    if dtype == "I64":
+        return as_stored, None
+    if dtype == "F16":
+        dtype, stored = "F32", np.frombuffer(stored, "<f2").astype("<f4").tobytes()
+    if dtype == "F32" and not np.frombuffer(stored, "<u2")[::2].any():
+        dtype, stored = "BF16", np.frombuffer(stored, "<u2")[1::2].tobytes()
+    return as_stored, as_stored if dtype == as_stored[0] else (dtype, hashlib.sha256(stored).digest())
 
 
 def _tower_name(name: str) -> str | None:

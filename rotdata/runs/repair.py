@@ -128,11 +128,11 @@ def check_rows(folder: Path, count: int, encoder: LazyEncoder | None = None) -> 
         return _check_strips(folder, manifest, draw, count)
     if encoder is None:
         raise UsageError(f"{folder} holds embeddings: their model is needed to encode rows again")
-    if encoder.identity.as_json() != manifest.encoder:
-        made_by = (manifest.encoder or {}).get("tower_sha256", "")
+    if not encoder.identity.fits(manifest.encoder or {}):
+        ours, theirs = encoder.identity.tower.beside(manifest.encoder or {})
         raise ShardMismatch(
-            f"{folder} was made by a tower {made_by[:12]}, {encoder.identity.model} has "
-            f"{encoder.identity.tower_sha256[:12]}: name the model that made it with --model"
+            f"{folder} was made by a tower {theirs[:12]}, {encoder.identity.model} has {ours[:12]}: name the model "
+            "that made it with --model"
         )
     return _check_embeddings(folder, manifest, draw, encoder, count)
 

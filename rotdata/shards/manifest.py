@@ -24,6 +24,7 @@ _SAFE_NAME = re.compile(r"\w[\w.-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LARGEST_COUNT = 1 << 63  # not reached
 _WIDEST = 1 << 20  # values of a latent
+_TOLD = "tower_values_sha256"
 _DEEPEST = 32  # levels within a manifest, whose readers recurse
 
 
@@ -113,7 +114,7 @@ class Manifest:
         }
         if self.settings.get("longer") == "resample":
             changed["resampled_to"] = self.settings["max_stored_latents"]
-        return _digest({"style": self.style, "encoder": self.encoder} | changed)
+        return _digest({"style": self.style, "encoder": _deciding(self.encoder)} | changed)
 
     @property
     def latent_is_a_factor(self) -> bool:
@@ -155,7 +156,7 @@ class Manifest:
     def save(self, folder: Path) -> None:
         """Write manifest.json, whole or not at all."""
         finished = {str(index): asdict(self.shards[index]) for index in sorted(self.shards)}
-        content = self._identity() | {"survey": self.survey, "shards": finished}
+        content = self._identity() | {"encoder": self.encoder, "survey": self.survey, "shards": finished}
         content["checksum"] = _digest(content)
         write_atomically(folder / MANIFEST, _manifest_bytes(content))
 
@@ -234,7 +235,13 @@ class Manifest:
         if self.part is None:
             del content["part"]
         content["plan"] = asdict(self.plan)
+        content["encoder"] = _deciding(self.encoder)
         return content
+
+
+def _deciding(encoder: dict[str, Any] | None) -> dict[str, Any] | None:
+    """An encoder without what follows from the rest of it, so that shards from before that was told are the same."""
+    return None if encoder is None else {name: value for name, value in encoder.items() if name != _TOLD}
 
 
 def _flatten(content: dict[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -61,7 +61,8 @@ class Pictures:
 def load_tower_of(folder: ModelFolder, identity: Mapping[str, Any]) -> PackedEncoder:
     """A model's tower, if it is the one that `identity` is of. Raises ShardMismatch."""
     found = load_encoder(folder, dtype=identity["dtype"])
-    if found.identity.tower_sha256 != identity["tower_sha256"]:
+    ours, theirs = found.identity.tower.beside(identity)
+    if ours != theirs:
         raise ShardMismatch(
             f"the vision tower of {folder.name} is not the one whose latents were learnt: give the right model with "
             "--model, or, where a command takes them, shards with --shards"

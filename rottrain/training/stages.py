@@ -24,7 +24,7 @@ from transformers import set_seed
 from transformers.integrations import get_available_reporting_integrations
 
 from rotdata import hub
-from rotdata.encoders import tower_sha256
+from rotdata.encoders import tower_hashes
 from rotdata.encoders.models import ModelFolder, find_model
 from rotdata.errors import CheckpointError, OutputOccupied, ShardMismatch, UsageError
 from rotdata.shards import EmbeddingShards, locked, write_atomically
@@ -496,7 +496,7 @@ def _select(shards: Shards, limit: int | None) -> list[Selection]:
 def _check_origin(selections: Sequence[Selection], folder: ModelFolder, model: str) -> None:
     """Raise ShardMismatch unless this very model's tower made all latents, of strips of one style."""
     width = folder.embedding_width()
-    tower = tower_sha256(folder)
+    tower = tower_hashes(folder)
     remedy = f"embed the strips again with `rotdata embed --model {model}`, or train the model that made them"
     for data in (each.shards for each in selections):
         encoder = data.manifest.encoder or {}
@@ -505,10 +505,11 @@ def _check_origin(selections: Sequence[Selection], folder: ModelFolder, model: s
                 f"the shards in {data.folder} have D={data.width} (made by {encoder.get('model')}), {model} has "
                 f"{width}: {remedy}"
             )
-        if tower != encoder.get("tower_sha256"):
+        ours, theirs = tower.beside(encoder)
+        if ours != theirs:
             raise ShardMismatch(
-                f"the shards in {data.folder} were made by a vision tower {str(encoder.get('tower_sha256'))[:12]} "
-                f"({encoder.get('model')}), {model} has {tower[:12]}: {remedy}"
+                f"the shards in {data.folder} were made by a vision tower {theirs[:12]} ({encoder.get('model')}), "
+                f"{model} has {ours[:12]}: {remedy}"
             )
         first = selections[0].shards
         if data.manifest.encoding_fingerprint != first.manifest.encoding_fingerprint:

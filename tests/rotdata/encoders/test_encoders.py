@@ -27,8 +27,9 @@ from rotdata.encoders import (
     default_precision,
     load_encoder,
     patches_that_fit,
-    tower_sha256,
+    tower_hashes,
 )
+from rotdata.encoders import weights as tower_weights
 from rotdata.encoders.attention import _KERNELS as KERNELS
 from rotdata.encoders.attention import AttentionPlan, best_kernel
 from rotdata.encoders.loading import largest_call
@@ -169,7 +170,8 @@ def test_the_identity_says_what_decides_the_output(encoder: Encoder, tiny_folder
     assert encoder.identity.as_json() == {
         "model": tiny_folder.name,
         "revision": None,
-        "tower_sha256": tower_sha256(find_model(str(tiny_folder))),
+        "tower_sha256": tower_hashes(find_model(str(tiny_folder))).stored,
+        "tower_values_sha256": tower_hashes(find_model(str(tiny_folder))).values,
         "output": "pooler_output",
         "factor": 32,
         "width": 192,
@@ -215,41 +217,101 @@ def test_truncated_weights_are_refused(folder: Path) -> None:
         load_encoder(find_model(str(folder)))
 
 
-@pytest.mark.parametrize("content", [b"", b"\xff" * 100, b"\x02" + b"\0" * 7 + b"no"])
+DAMAGED = [b"", b"\xff" * 100, b"\x02" + b"\0" * 7 + b"no", b"\x02" + b"\0" * 7 + b"[]"]
+
+
+@pytest.mark.parametrize("content", DAMAGED)
 def test_what_is_no_safetensors_file_has_no_tower_hash(folder: Path, content: bytes) -> None:
     (folder / "model.safetensors").write_bytes(content)
     with pytest.raises(UnknownModel, match=r"model\.safetensors of model is no safetensors file"):
-        tower_sha256(find_model(str(folder)))
+        tower_hashes(find_model(str(folder)))
 
 
-def test_the_tower_hash_changes_with_any_weight_of_the_tower(folder: Path) -> None:
-    seen = {tower_sha256(find_model(str(folder)))}
+def test_a_file_that_ends_early_has_no_tower_hash(folder: Path) -> None:
+    change = {"model.visual.merger.linear_fc2.bias": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}
+    header = json.dumps(change).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 7)
+    with pytest.raises(UnknownModel, match="fetch or copy it again"):
+        tower_hashes(find_model(str(folder)))
+
+
+def test_the_tower_hashes_change_with_any_weight_of_the_tower(folder: Path) -> None:
+    seen = [tower_hashes(find_model(str(folder)))]
     for name in ("model.visual.patch_embed.proj.weight", "model.visual.merger.linear_fc2.bias"):
         change_weights(folder, lambda weights, name=name: weights[name].view(-1)[0].add_(1))
-        seen.add(tower_sha256(find_model(str(folder))))
-    assert len(seen) == 3
+        seen.append(tower_hashes(find_model(str(folder))))
+    assert len({each.stored for each in seen}) == 3
+    assert len({each.values for each in seen}) == 3
 
 
-def test_the_tower_hash_does_not_change_with_the_language_model(folder: Path) -> None:
-    before = tower_sha256(find_model(str(folder)))
+def test_the_tower_hashes_do_not_change_with_the_language_model(folder: Path) -> None:
+    before = tower_hashes(find_model(str(folder)))
     change_weights(folder, lambda weights: weights["model.language_model.norm.weight"].add_(1))
-    assert tower_sha256(find_model(str(folder))) == before
+    assert tower_hashes(find_model(str(folder))) == before
 
 
-def test_the_tower_hash_does_not_depend_on_how_weights_fall_into_files(folder: Path) -> None:
-    before = tower_sha256(find_model(str(folder)))
+def test_the_tower_hashes_do_not_depend_on_how_weights_fall_into_files(folder: Path) -> None:
+    before = tower_hashes(find_model(str(folder)))
     weights = load_file(folder / "model.safetensors")
     (folder / "model.safetensors").unlink()
     names = sorted(weights)
     for part in range(3):
         save_file({name: weights[name] for name in names[part::3]}, folder / f"model-{part}.safetensors")
-    assert tower_sha256(find_model(str(folder))) == before
+    assert tower_hashes(find_model(str(folder))) == before
+
+
+@pytest.mark.parametrize("narrow", [torch.bfloat16, torch.float16])
+def test_a_type_that_holds_the_same_numbers_changes_no_hash_of_values(folder: Path, narrow: torch.dtype) -> None:
+    def retype(dtype: torch.dtype) -> Callable[[dict[str, Tensor]], None]:
+        return lambda weights: weights.update({name: value.to(dtype) for name, value in weights.items()})
+
+    exact = tower_hashes(find_model(str(folder)))
+    change_weights(folder, retype(narrow))
+    short = tower_hashes(find_model(str(folder)))
+    change_weights(folder, retype(torch.float32))
+    wide = tower_hashes(find_model(str(folder)))
+    assert len({exact.stored, short.stored, wide.stored}) == 3
+    assert short.values == wide.values
+    assert short.values != exact.values  # they were rounded
+
+
+def test_neither_the_names_of_older_checkpoints_nor_counted_places_change_a_hash_of_values(folder: Path) -> None:
+    before = tower_hashes(find_model(str(folder)))
+
+    def rename(weights: dict[str, Tensor]) -> None:
+        for name in [name for name in weights if name.startswith("model.visual.")]:
+            weights[name.removeprefix("model.")] = weights.pop(name)
+        weights["visual.position_ids"] = torch.arange(4)
+
+    change_weights(folder, rename)
+    after = tower_hashes(find_model(str(folder)))
+    assert after.values == before.values
+    assert after.stored != before.stored
+
+
+def test_a_tower_is_read_once_a_process(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = tower_hashes(find_model(str(folder)))
+    with monkeypatch.context() as patched:
+        patched.setattr(tower_weights, "_tower_tensors", None)
+        assert tower_hashes(find_model(str(folder))) == first
+    change_weights(folder, lambda weights: weights["model.visual.merger.linear_fc2.bias"].add_(1))
+    assert tower_hashes(find_model(str(folder))) != first
+
+
+def test_shards_say_by_which_hash_a_tower_is_known(encoder: Encoder) -> None:
+    told = encoder.identity.as_json()
+    untold = {name: value for name, value in told.items() if name != "tower_values_sha256"}
+    assert encoder.identity.fits(told | {"tower_sha256": "0" * 64, "model": "other"})  # the same, stored otherwise
+    assert encoder.identity.fits(untold)
+    for strange in (told | {"tower_values_sha256": "0" * 64}, untold | {"tower_sha256": "0" * 64}, {}):
+        assert not encoder.identity.fits(strange)
+    assert not encoder.identity.fits(told | {"dtype": "bfloat16"})
 
 
 def test_a_folder_without_tower_has_no_tower_hash(folder: Path) -> None:
     change_weights(folder, lambda weights: [weights.pop(name) for name in list(weights) if "visual" in name])
     with pytest.raises(UnknownModel, match="no vision tower to read"):
-        tower_sha256(find_model(str(folder)))
+        tower_hashes(find_model(str(folder)))
 
 
 # Where and how a tower runs.

@@ -52,7 +52,8 @@ def test_the_manifest_holds_all_that_decides_the_bytes(toy_embeddings: Path) -> 
         "shards",
         "checksum",
     }
-    assert set(content["encoder"]) == {"model", "revision", "tower_sha256", "output", "factor", "width", "dtype"}
+    hashes = {"tower_sha256", "tower_values_sha256"}
+    assert set(content["encoder"]) == {"model", "revision", *hashes, "output", "factor", "width", "dtype"}
     assert set(content["style"]) == {"style", "fonts", "glyphs", "sha256"}
     assert content["plan"] == {"rows_in": 10, "rows_per_shard": 4, "num_shards": 3}
     assert content["settings"] == {
@@ -64,6 +65,18 @@ def test_the_manifest_holds_all_that_decides_the_bytes(toy_embeddings: Path) -> 
     assert content["shards"]["2"]["file"] == "toy-train-00002-of-00003.parquet"
     counted = {"rows", "rejected", "latents", "truncated", "added", "rounding", "halved"}
     assert set(content["shards"]["2"]) == {"file", "bytes", "sha256", "rejects_sha256", "row_groups", *counted}
+
+
+def test_a_manifest_of_before_towers_were_hashed_by_value_is_of_the_same_shards(toy_embeddings: Path) -> None:
+    told, untold = Manifest.load(toy_embeddings), Manifest.load(toy_embeddings)
+    assert told.encoder is not None
+    assert untold.encoder is not None
+    del untold.encoder["tower_values_sha256"]
+    assert told.differences(untold) == []
+    assert untold.fingerprint == told.fingerprint
+    assert untold.encoding_fingerprint == told.encoding_fingerprint
+    untold.encoder["tower_sha256"] = "1" * 64
+    assert untold.encoding_fingerprint != told.encoding_fingerprint
 
 
 def test_an_edited_manifest_is_refused(strips: Path) -> None:

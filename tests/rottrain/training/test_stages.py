@@ -31,6 +31,7 @@ from rotdata.errors import (
 )
 from rotdata.rendering.strips import StripStyle
 from rotdata.runs import pipeline
+from rotdata.shards import Manifest
 from rottrain.config import HeadConfig, LoraSettings, Stage1Config, Stage2Config
 from rottrain.generation.generate import RoT
 from rottrain.model import checkpoints, precision
@@ -732,13 +733,53 @@ def test_shards_of_another_width_are_refused_with_both_values(
 
 def test_shards_of_another_tower_are_refused_with_both_values(embedded: Path, tmp_path: Path) -> None:
     other = save_tiny(tmp_path / "other", seed=7)
-    theirs = stages.EmbeddingShards(embedded).manifest.encoder["tower_sha256"]
-    ours = stages.tower_sha256(find_model(str(other)))
-    with pytest.raises(ShardMismatch) as refusal:
-        run_stage1(embedded, str(other), tmp_path / "out", Stage1Config.paper())
-    assert ours != theirs
-    assert f"a vision tower {theirs[:12]} (tiny-random)" in str(refusal.value)
-    assert f"has {ours[:12]}: embed the strips again" in str(refusal.value)
+    earlier = of_an_earlier_release(embedded, tmp_path / "earlier")
+    for shards, name in ((embedded, "values"), (earlier, "stored")):
+        encoder = stages.EmbeddingShards(embedded).manifest.encoder
+        theirs = encoder["tower_values_sha256" if name == "values" else "tower_sha256"]
+        ours = getattr(stages.tower_hashes(find_model(str(other))), name)
+        with pytest.raises(ShardMismatch) as refusal:
+            run_stage1(shards, str(other), tmp_path / "out", Stage1Config.paper())
+        assert ours != theirs
+        assert f"a vision tower {theirs[:12]} (tiny-random)" in str(refusal.value)
+        assert f"has {ours[:12]}: embed the strips again" in str(refusal.value)
+
+
+def of_an_earlier_release(embedded: Path, out: Path) -> Path:
+    """Shards whose manifest does not say the hash of their tower's values."""
+    shutil.copytree(embedded, out)
+    manifest = Manifest.load(out)
+    assert manifest.encoder is not None
+    del manifest.encoder["tower_values_sha256"]
+    manifest.save(out)
+    return out
+
+
+def test_shards_of_before_towers_were_hashed_by_value_are_trained_on_and_gone_on_with(
+    embedded: Path, short_strips: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    earlier = of_an_earlier_release(embedded, tmp_path / "earlier")
+    plan_stage1([embedded, earlier], str(tiny_folder), Stage1Config.paper(rollout="teacher"))
+    again = pipeline.embed(
+        short_strips, load_encoder(find_model(str(tiny_folder)), dtype="float32", device="cpu"), earlier
+    )
+    assert again.shards_made == 0
+
+
+def test_a_model_of_the_same_tower_stored_otherwise_trains_on_the_shards(
+    short_strips: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    short, wide = (copy_model(tiny_folder, tmp_path / name) for name in ("short", "wide"))
+    weights = {name: value.bfloat16() for name, value in load_file(short / "model.safetensors").items()}
+    save_file(weights, short / "model.safetensors", metadata={"format": "pt"})
+    save_file(
+        {name: value.float() for name, value in weights.items()}, wide / "model.safetensors", metadata={"format": "pt"}
+    )
+    encoder = load_encoder(find_model(str(short)), dtype="float32", device="cpu")
+    pipeline.embed(short_strips, encoder, tmp_path / "shards")
+    assert stages.tower_hashes(find_model(str(wide))).stored != encoder.identity.tower_sha256
+    planned = plan_stage1(tmp_path / "shards", str(wide), Stage1Config.paper(rollout="teacher"))
+    assert planned.rows == 10
 
 
 def test_stage_2_refuses_shards_of_another_encoding_than_stage_1(
