@@ -323,7 +323,7 @@ _PAPER_LATENTS = _PAPER | {
     "halt_weight": 0.0,
     "input_noise": 0.0,
 }
-_PICTURE = {"feedback": "picture", "rollout": "teacher", "input_noise": 0.0}
+_PICTURE = {"feedback": "picture", "rollout": "teacher", "input_noise": 0.0, "glyph_weight": 6.0}
 RECIPES: dict[Recipe, dict[type[TrainConfig], dict[str, Any]]] = {
     "fast": {Stage1Config: {}, Stage2Config: {}, SftConfig: {}},
     "paper": {
