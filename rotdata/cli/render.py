@@ -73,10 +73,15 @@ def render(
     config: DatasetConfig = None,
     limit: Limit = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the toy corpus.")] = 0,
-    question_field: Annotated[str, typer.Option(help="Field of the question in a generic corpus.")] = "question",
+    question_field: Annotated[
+        str, typer.Option(help="Field of the question in a generic corpus; messages[0].content leads into one.")
+    ] = "question",
     cot_field: Annotated[str, typer.Option(help="Field of the chain of thought in a generic corpus.")] = "cot",
     answer_field: Annotated[str, typer.Option(help="Field of the answer in a generic corpus.")] = "answer",
     id_field: Annotated[str, typer.Option(help="Field of the id in a generic corpus.")] = "id",
+    last_number: Annotated[  # noqa: FBT002
+        bool, typer.Option("--last-number", help="A reply that marks no answer is answered by its last number.")
+    ] = False,
     calc: Annotated[
         Literal["keep", "strip", "only"] | None,
         typer.Option(help="Calculator marks <<...>>.", show_default="strip for gsm8k, else keep"),
@@ -113,7 +118,9 @@ def render(
         config=config,
         limit=limit,
         seed=seed,
-        fields=corpora.Fields(question=question_field, cot=cot_field, answer=answer_field, id=id_field),
+        fields=corpora.Fields(
+            question=question_field, cot=cot_field, answer=answer_field, id=id_field, last_number=last_number
+        ),
         calc=calc,
         latex=latex,
         asymptote=asymptote,

@@ -6,24 +6,27 @@ Unreadable in its place: the records before and after it are kept.
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import csv
 import glob
 import gzip
 import io
 import json
+import lzma
 import re
 import sys
 import zlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, Literal, cast
 
+from rotdata.corpora.addresses import fetched, is_address
 from rotdata.errors import SourceError
 
 Record = dict[str, Any]
-Format = Literal["jsonl", "json", "csv", "tsv", "txt", "parquet"]
+Format = Literal["jsonl", "json", "csv", "tsv", "txt", "parquet", "arrow"]
 
 LINE = "line"
 """Field that holds a line of a plain text file."""
@@ -36,14 +39,18 @@ _SUFFIXES: dict[str, Format] = {
     ".tsv": "tsv",
     ".txt": "txt",
     ".parquet": "parquet",
+    ".arrow": "arrow",
 }
+_COMPRESSED = (".gz", ".zst", ".bz2", ".xz")
+_SAVED, _SAVED_SPLITS = "state.json", "dataset_dict.json"
+"""Files by which a folder of `datasets.save_to_disk` is told, of one dataset and of its splits."""
 _SPLITS = {"train": "train", "test": "test", "validation": "validation", "valid": "validation", "val": "validation"}
 _SPLITS |= {"dev": "validation"}
 _PEEKED_BYTES = 1 << 16
 _ROWS_PER_BATCH = 500
 # What can't be decoded becomes lone surrogates, which no row may hold: rejects in their place.
 _ERRORS = {"utf-8-sig": "surrogateescape", "utf-16": "surrogatepass"}
-_BROKEN_OFF = (EOFError, gzip.BadGzipFile, zlib.error)
+_BROKEN_OFF = (EOFError, OSError, zlib.error, lzma.LZMAError)  # OSError: gzip, bz2 and zstd, and the disk itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,10 +66,12 @@ def find_files(location: str, split: str) -> tuple[Path, list[Path]]:
     Where names in a folder tell splits apart (train.jsonl, test/1.json), those of `split` are taken. Raises SourceError
     for a folder without files of a known format or of that split.
     """
-    path = Path(location)
+    path = fetched(location) if is_address(location) else Path(location)
     if path.is_file():
         return path.parent, [path]
     if path.is_dir():
+        if saved := _saved(path, split):
+            return path, saved
         files = sorted(file for file in path.rglob("*") if _suffix(file) in _SUFFIXES and file.is_file())
         if not files:
             raise SourceError(f"no {', '.join(_SUFFIXES)} files in folder {path}")
@@ -85,6 +94,8 @@ def records(file: Path) -> Iterator[tuple[str, Record | Unreadable]]:
         kind = _format(file)
         if kind == "parquet":
             yield from _parquet_records(file)
+        elif kind == "arrow":
+            yield from _arrow_records(file)
         elif kind == "json":
             yield from _json_records(file)
         elif kind in ("csv", "tsv"):
@@ -109,6 +120,36 @@ def _of_split(root: Path, files: list[Path], split: str) -> list[Path]:
     return chosen
 
 
+def _saved(folder: Path, split: str) -> list[Path]:
+    """The files of a folder that `datasets.save_to_disk` made, in their order; none if it is another folder.
+
+    Raises SourceError for a split that it has not.
+    """
+    if (folder / _SAVED_SPLITS).is_file():
+        splits = _saved_json(folder / _SAVED_SPLITS).get("splits", [])
+        named = {_SPLITS.get(name, name): name for name in splits if isinstance(name, str)}
+        wanted = named.get(_SPLITS.get(split, split))
+        if wanted is None:
+            raise SourceError(
+                f"{folder} holds the splits {', '.join(named.values())}, not {split}: choose one with --split"
+            )
+        folder /= wanted
+    if not (folder / _SAVED).is_file():
+        return []
+    names = [file.get("filename") for file in _saved_json(folder / _SAVED).get("_data_files", [])]
+    files = [folder / name for name in names if isinstance(name, str)]
+    if lacking := [file for file in files if not file.is_file()]:
+        raise SourceError(f"{folder} names {lacking[0].name}, which is not there: copy the folder whole")
+    return files
+
+
+def _saved_json(file: Path) -> dict[str, Any]:
+    try:
+        return cast("dict[str, Any]", json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise SourceError(f"{file} can't be read: {error}; save the dataset again") from error
+
+
 def _split_in(path: Path) -> str | None:
     """The split that the words of a relative path name, if they name just one."""
     words = {_SPLITS[word] for word in re.split(r"[^a-z]+", path.as_posix().lower()) if word in _SPLITS}
@@ -124,15 +165,33 @@ def _common_folder(files: list[Path]) -> Path:
 
 
 def _suffix(file: Path) -> str:
-    """The suffix that tells the format, .gz aside."""
-    name = file.name.lower().removesuffix(".gz")
+    """The suffix that tells the format, that of a compression aside."""
+    name = file.name.lower()
+    for compressed in _COMPRESSED:
+        name = name.removesuffix(compressed)
     return Path(name).suffix
+
+
+def _open_zstd(file: Path) -> IO[bytes]:
+    import pyarrow as pa
+
+    return cast("IO[bytes]", io.BufferedReader(pa.CompressedInputStream(pa.OSFile(str(file)), "zstd")))
+
+
+_OPENERS: dict[bytes, Callable[[Path], Any]] = {
+    b"\x1f\x8b": gzip.open,
+    b"\x28\xb5\x2f\xfd": _open_zstd,
+    b"BZh": bz2.open,
+    b"\xfd7zXZ\x00": lzma.open,
+}
+"""How a compressed file is opened, by its first bytes."""
 
 
 def _open(file: Path) -> IO[bytes]:
     with file.open("rb") as stream:
-        zipped = stream.read(2) == b"\x1f\x8b"
-    return cast("IO[bytes]", gzip.open(file)) if zipped else file.open("rb")
+        head = stream.read(8)
+    compressed = next((opened for magic, opened in _OPENERS.items() if head.startswith(magic)), None)
+    return cast("IO[bytes]", file.open("rb") if compressed is None else compressed(file))
 
 
 def _peek(file: Path) -> bytes:
@@ -161,6 +220,8 @@ def _format(file: Path) -> Format:
     named = _SUFFIXES.get(_suffix(file))
     if named == "parquet":
         raise SourceError(f"{file} is no Parquet file: it is truncated, damaged, or named wrongly")
+    if named == "arrow" or head.startswith(b"ARROW1"):
+        return "arrow"
     text = head.decode(_encoding(head), errors="replace").replace("\r\n", "\n").replace("\r", "\n").lstrip()
     first, _, rest = text.partition("\n")
     if named not in ("csv", "tsv") and text.startswith("{") and rest.strip() and _is_json(first):
@@ -259,20 +320,48 @@ def _csv_records(file: Path, delimiter: str) -> Iterator[tuple[str, Record | Unr
 
 
 def _parquet_records(file: Path) -> Iterator[tuple[str, Record | Unreadable]]:
-    import pyarrow as pa
     import pyarrow.parquet as pq
+
+    def batches() -> Iterator[Any]:
+        parquet = pq.ParquetFile(file, page_checksum_verification=True)
+        columns = [field.name for field in parquet.schema_arrow if not _is_payload(field.type)]
+        yield from parquet.iter_batches(batch_size=_ROWS_PER_BATCH, columns=columns)
+
+    return _table_records(file, "Parquet", batches())
+
+
+def _arrow_records(file: Path) -> Iterator[tuple[str, Record | Unreadable]]:
+    import pyarrow as pa
+
+    def batches() -> Iterator[Any]:
+        with pa.memory_map(str(file)) as source:
+            in_file = bytes(source.read(6)) == b"ARROW1"
+            source.seek(0)
+            if in_file:
+                reader = pa.ipc.open_file(source)
+                found = (reader.get_batch(index) for index in range(reader.num_record_batches))
+            else:
+                found = iter(pa.ipc.open_stream(source))
+            for batch in found:
+                kept = [field.name for field in batch.schema if not _is_payload(field.type)]
+                for start in range(0, len(batch), _ROWS_PER_BATCH):
+                    yield batch.select(kept).slice(start, _ROWS_PER_BATCH)
+
+    return _table_records(file, "Arrow", batches())
+
+
+def _table_records(file: Path, kind: str, batches: Iterator[Any]) -> Iterator[tuple[str, Record | Unreadable]]:
+    import pyarrow as pa
 
     number = -1
     try:
-        parquet = pq.ParquetFile(file, page_checksum_verification=True)
-        columns = [field.name for field in parquet.schema_arrow if not _is_payload(field.type)]
-        for batch in parquet.iter_batches(batch_size=_ROWS_PER_BATCH, columns=columns):
+        for batch in batches:
             for row in _batch_records(batch):
                 number += 1
                 yield f"row {number}", row
     except (pa.ArrowException, OSError) as error:
         if number < 0:
-            raise SourceError(f"{file} is no Parquet file that can be read: {error}") from error
+            raise SourceError(f"{file} is no {kind} file that can be read: {error}") from error
         yield f"row {number + 1}", _broken_off(f"row {number}", error)
 
 
@@ -291,8 +380,11 @@ def _is_payload(kind: Any) -> bool:
     from pyarrow import types
 
     if types.is_list(kind) or types.is_large_list(kind):
-        return types.is_nested(kind.value_type) or _is_payload(kind.value_type)
-    bulky = (types.is_binary, types.is_large_binary, types.is_struct, types.is_fixed_size_list)
+        within = kind.value_type  # lists of lists are embeddings, lists of structs turns of a conversation
+        return types.is_list(within) or types.is_large_list(within) or _is_payload(within)
+    if types.is_struct(kind):  # a picture's bytes and its path; texts in a struct are a record's
+        return any(_is_payload(kind.field(index).type) for index in range(kind.num_fields))
+    bulky = (types.is_binary, types.is_large_binary, types.is_fixed_size_list)
     return any(is_bulky(kind) for is_bulky in bulky)
 
 

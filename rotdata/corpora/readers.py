@@ -11,6 +11,7 @@ from typing import Any
 
 from rotdata.corpora.cot_text import last_boxed
 from rotdata.corpora.files import LINE, Record
+from rotdata.corpora.replies import Unmarked, split_reply, thought_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,13 +26,16 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True)
 class Fields:
-    """Names of the fields that the generic corpus reads."""
+    """Names of the fields that the generic corpus reads, and what is done where replies mark no answer."""
 
     question: str = "question"
+    """A field's name, or a way into it: messages[0].content, meta.question, turns[-1]."""
     cot: str = "cot"
     answer: str = "answer"
     id: str = "id"
     """May be missing: ids are then numbers."""
+    last_number: bool = False
+    """Whether a reply that marks no answer is answered by its last number."""
 
 
 class Unusable(Exception):
@@ -46,8 +50,10 @@ class FieldsMissing(Unusable):
         super().__init__(f"no field {', '.join(map(repr, names))}; found {found}")
 
 
-def _read_gsm8k(record: Any, _names: Fields) -> Row:
+def _read_gsm8k(record: Any, names: Fields) -> Row:
     question, solution = _texts(record, "question", "answer")
+    if names.last_number and "####" not in solution:
+        return Row("", question, *_split(solution, names))
     return Row("", question, *_split_answer(solution))
 
 
@@ -97,6 +103,43 @@ def _read_gsm_hard(record: Any, _names: Fields) -> Row:
     return Row("", question, code, answer)
 
 
+def _read_metamath(record: Any, names: Fields) -> Row:
+    question, reply = _texts(record, "query", "response")
+    return Row("", question, *_split(reply, names))
+
+
+def _read_openmath(record: Any, _names: Fields) -> Row:
+    question, cot, answer = _texts(record, "problem", "generated_solution", "expected_answer")
+    return Row("", question, thought_of(cot), answer)
+
+
+def _read_openr1(record: Any, _names: Fields) -> Row:
+    question, answer = _texts(record, "problem", "answer")
+    generations = record.get("generations")
+    if not isinstance(generations, list) or not generations:
+        raise FieldsMissing(["generations"], record)
+    judged = record.get("correctness_math_verify")
+    right = [bool(one) for one in judged] if isinstance(judged, list) and any(judged) else [True]
+    reply = _text(generations[min(right.index(True), len(generations) - 1)], "generations")
+    return Row(_own_id(record, "uuid"), question, thought_of(reply), answer)
+
+
+def _read_alpaca(record: Any, names: Fields) -> Row:
+    instruction, reply = _texts(record, "instruction", "output")
+    given = _texts(record, "input")[0] if record.get("input") is not None else ""
+    return Row("", "\n".join(filter(None, (instruction.strip(), given.strip()))), *_split(reply, names))
+
+
+def _read_sharegpt(record: Any, names: Fields) -> Row:
+    turns = record.get("conversations") if isinstance(record, dict) else record
+    return _of_turns(record, turns, names, by="from", says="value")
+
+
+def _read_chat(record: Any, names: Fields) -> Row:
+    turns = record.get("messages", record.get("conversations")) if isinstance(record, dict) else record
+    return _of_turns(record, turns, names, by="role", says="content")
+
+
 def _read_generic(record: Any, names: Fields) -> Row:
     if _is_line(record):
         return Row("", *_split_line(record))
@@ -112,20 +155,81 @@ CORPORA: dict[str, Callable[[Any, Fields], Row]] = {
     "svamp": _read_svamp,
     "multiarith": _read_multiarith,
     "gsm-hard": _read_gsm_hard,
+    "metamath": _read_metamath,
+    "openmath": _read_openmath,
+    "openr1": _read_openr1,
+    "alpaca": _read_alpaca,
+    "sharegpt": _read_sharegpt,
+    "chat": _read_chat,
     "generic": _read_generic,
     "toy": _read_generic,
 }
 """Corpus name -> reader of one record: it raises Unusable with the reason, or returns a Row whose id may be empty."""
 
 
+_USERS, _MODELS = ("user", "human"), ("assistant", "gpt", "model", "bot", "chatgpt")
+_THOUGHTS = ("reasoning_content", "reasoning", "thinking")
+"""Fields in which a model's thinking stands apart from its reply."""
+
+
+def _of_turns(record: Any, turns: Any, names: Fields, *, by: str, says: str) -> Row:
+    """The first thing that a user says, and what the model replies to it."""
+    if not isinstance(turns, list):
+        raise Unusable(f"a conversation is a list of turns, got {type(turns).__name__}")
+    turns = [turn for turn in turns if isinstance(turn, dict) and by in turn]
+    asked = next((place for place, turn in enumerate(turns) if turn[by] in _USERS), len(turns))
+    replied = next((turn for turn in turns[asked:] if turn[by] in _MODELS), None)
+    if replied is None:
+        raise Unusable(
+            f"no turn of a user that a model replies to: turns name {by} user and assistant, or human and gpt"
+        )
+    thought = next((replied[name] for name in _THOUGHTS if isinstance(replied.get(name), str)), "")
+    question, reply = (_said(turn.get(says), says) for turn in (turns[asked], replied))
+    return Row(_own_id(record, "id"), question, *_split(reply, names, thought=thought))
+
+
+def _said(content: Any, name: str) -> str:
+    """What a turn says: a text, or the texts among its parts."""
+    if isinstance(content, list):
+        parts = [part.get("text") for part in content if isinstance(part, dict)]
+        return "".join(part for part in parts if isinstance(part, str))
+    return _text(content, name)
+
+
+def _split(reply: str, names: Fields, *, thought: str = "") -> tuple[str, str]:
+    try:
+        return split_reply(reply, thought=thought, last_number=names.last_number)
+    except Unmarked as error:
+        raise Unusable(str(error)) from None
+
+
 def _texts(record: Any, *names: str) -> list[str]:
     """The fields as text; numbers are written out. Raises Unusable."""
     if not isinstance(record, dict):
         raise Unusable(f"a record is an object with fields, got {type(record).__name__}")
-    missing = [name for name in names if name not in record]
+    values = {name: _field(record, name) for name in names}
+    missing = [name for name, value in values.items() if value is _ABSENT]
     if missing:
         raise FieldsMissing(missing, record)
-    return [_text(record[name], name) for name in names]
+    return [_text(value, name) for name, value in values.items()]
+
+
+_ABSENT = object()
+_STEP = re.compile(r"\.?([^.\[\]]+)|\[(-?\d{1,6})\]")
+
+
+def _field(record: Record, name: str) -> Any:
+    """The value of a field, or of a way into it such as messages[0].content; _ABSENT if there is none."""
+    if name in record:
+        return record[name]
+    value: Any = record
+    for step in _STEP.finditer(name):
+        key, index = step.groups()
+        try:
+            value = value[int(index)] if key is None and isinstance(value, list) else value[key]
+        except (KeyError, IndexError, TypeError):
+            return _ABSENT
+    return value if _STEP.sub("", name) == "" else _ABSENT
 
 
 def _only_text(record: Record, name: str) -> str:

@@ -29,7 +29,10 @@ from rotdata.corpora.toy import MAX_STEPS, MIN_STEPS
 from rotdata.errors import SourceError
 
 _PEEKED_RECORDS = 10
-_REMEDY = "name its fields with --corpus generic --question-field ... --cot-field ... --answer-field ..."
+_REMEDY = (
+    "name its fields with --corpus generic --question-field ... --cot-field ... --answer-field ...; where replies mark "
+    "no answer, --last-number takes their last number"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +120,8 @@ def describe(source: Source) -> dict[str, Any]:
         return identity | {"generator": 1, "seed": source.seed} | named
     if source.corpus == "generic":
         identity["fields"] = [source.fields.question, source.fields.cot, source.fields.answer, source.fields.id]
+    if source.fields.last_number:
+        identity["last_number"] = True
     identity |= {"calc": _calc(source), "latex": source.latex, "asymptote": source.asymptote}
     root, files = find_files(source.location, source.split)
     if files:

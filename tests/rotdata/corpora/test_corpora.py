@@ -395,7 +395,9 @@ def test_a_missing_file_is_refused() -> None:
 
 def test_a_folder_without_corpus_files_is_refused(tmp_path: Path) -> None:
     (tmp_path / "notes.md").touch()
-    with pytest.raises(SourceError, match=r"no \.jsonl, \.ndjson, \.json, \.csv, \.tsv, \.txt, \.parquet files"):
+    with pytest.raises(
+        SourceError, match=r"no \.jsonl, \.ndjson, \.json, \.csv, \.tsv, \.txt, \.parquet, \.arrow files"
+    ):
         list(read(Source(location=str(tmp_path), corpus="generic")))
 
 

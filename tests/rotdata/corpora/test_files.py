@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import bz2
 import csv
 import gzip
+import hashlib
 import io
 import json
+import lzma
+import threading
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import datasets
+import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -20,6 +28,10 @@ from rotdata.errors import SourceError
 
 ROWS = [{"question": f"q{i}", "answer": f"{i} \u00e9\n,\t'\""} for i in range(3)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
+
+
+def zstd(content: bytes) -> bytes:
+    return pa.compress(content, codec="zstd", asbytes=True)
 
 
 def read(path: Path) -> list[Any]:
@@ -53,6 +65,10 @@ def as_csv(rows: list[dict[str, str]], delimiter: str = ",") -> bytes:
         ("rows", LINES),
         ("rows.dat", gzip.compress(LINES, mtime=0)),
         ("rows.jsonl.gz", gzip.compress(LINES, mtime=0)),
+        ("rows.jsonl.zst", zstd(LINES)),
+        ("rows.jsonl.zst", zstd(LINES[:30]) + zstd(LINES[30:])),  # two frames
+        ("rows.csv.bz2", bz2.compress(as_csv(ROWS))),
+        ("rows", lzma.compress(LINES)),
         ("rows.json", json.dumps(ROWS).encode()),
         ("rows.json", json.dumps(ROWS, indent=1).encode()),
         ("rows.jsonl", json.dumps(ROWS, indent=1).encode()),
@@ -72,6 +88,88 @@ def as_csv(rows: list[dict[str, str]], delimiter: str = ",") -> bytes:
 )
 def test_the_content_tells_the_format(tmp_path: Path, name: str, content: bytes) -> None:
     assert read(write(tmp_path / name, content)) == ROWS
+
+
+@pytest.mark.parametrize("compress", [gzip.compress, zstd, bz2.compress, lzma.compress])
+def test_a_compressed_file_that_breaks_off_keeps_what_comes_before(tmp_path: Path, compress: Any) -> None:
+    noise = [{"question": hashlib.sha256(str(i).encode()).hexdigest()} for i in range(20_000)]
+    whole = compress("".join(json.dumps(row) + "\n" for row in noise).encode())
+    found = read(write(tmp_path / "rows.jsonl.zst", whole[: len(whole) * 3 // 4]))
+    assert isinstance(found[-1], Unreadable)
+    assert "breaks off" in found[-1].reason
+    assert found[:-1] == noise[: len(found) - 1] != []
+
+
+@pytest.mark.parametrize("new", [pa.ipc.new_stream, pa.ipc.new_file])
+def test_arrow_files_are_read_in_either_form(tmp_path: Path, new: Any) -> None:
+    table = pa.Table.from_pylist([row | {"picture": b"png"} for row in ROWS])
+    with new(tmp_path / "rows.arrow", table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    assert read(tmp_path / "rows.arrow") == ROWS
+    write(tmp_path / "cut.arrow", (tmp_path / "rows.arrow").read_bytes()[:100])
+    with pytest.raises(SourceError, match="no Arrow file that can be read"):
+        read(tmp_path / "cut.arrow")
+
+
+def test_conversations_in_tables_are_read(tmp_path: Path) -> None:
+    rows = [{"messages": [{"role": "user", "content": "q"}, {"role": "assistant", "content": "c #### 7"}]}]
+    pq.write_table(pa.Table.from_pylist([rows[0] | {"vectors": [[0.5]]}]), tmp_path / "rows.parquet")
+    assert read(tmp_path / "rows.parquet") == rows
+
+
+# Datasets that were saved.
+
+
+def test_a_saved_dataset_is_its_rows_in_their_order(tmp_path: Path) -> None:
+    datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved", num_shards=3)
+    _, files = find_files(str(tmp_path / "saved"), "test")
+    assert [row for file in files for row in read(file)] == ROWS
+
+
+def test_the_splits_of_a_saved_dataset_are_told_apart(tmp_path: Path) -> None:
+    parts = {name: datasets.Dataset.from_list([row]) for name, row in zip(("train", "validation"), ROWS, strict=False)}
+    datasets.DatasetDict(parts).save_to_disk(tmp_path / "saved")
+    for split, row in (("train", ROWS[0]), ("valid", ROWS[1])):
+        [file] = find_files(str(tmp_path / "saved"), split)[1]
+        assert read(file) == [row]
+    with pytest.raises(SourceError, match="holds the splits train, validation, not test"):
+        find_files(str(tmp_path / "saved"), "test")
+
+
+def test_a_saved_dataset_that_lacks_a_file_is_refused(tmp_path: Path) -> None:
+    datasets.Dataset.from_list(ROWS).save_to_disk(tmp_path / "saved", num_shards=2)
+    next((tmp_path / "saved").glob("*.arrow")).unlink()
+    with pytest.raises(SourceError, match="which is not there: copy the folder whole"):
+        find_files(str(tmp_path / "saved"), "train")
+
+
+# Addresses.
+
+
+def test_files_at_an_address_are_fetched(tmp_path: Path) -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe({"/rot/a/train.jsonl": LINES, "/rot/b/train.jsonl": LINES, "/rot/b/test.jsonl": LINES[:30]})
+    assert read(find_files("memory://rot/a/train.jsonl", "train")[1][0]) == ROWS
+    for address in ("memory://rot", "memory://rot/*/train.jsonl"):
+        root, files = find_files(address, "train")
+        assert [file.relative_to(root).as_posix() for file in files] == ["a/train.jsonl", "b/train.jsonl"]
+    with pytest.raises(SourceError, match="memory://rot/nothing can't be read"):
+        find_files("memory://rot/nothing", "train")
+    with pytest.raises(SourceError, match="Protocol not known"):
+        find_files("nonsense://a", "train")
+
+
+def test_a_file_on_a_web_server_is_fetched(tmp_path: Path) -> None:
+    write(tmp_path / "rows.jsonl.zst", zstd(LINES))
+    handler = partial(SimpleHTTPRequestHandler, directory=str(tmp_path))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{server.server_port}"
+        [file] = find_files(f"{address}/rows.jsonl.zst", "train")[1]
+        assert read(file) == ROWS
+        with pytest.raises(SourceError, match="can't be read"):
+            find_files(f"{address}/other.jsonl", "train")
+        server.shutdown()
 
 
 def test_parquet_is_parquet_under_any_name(tmp_path: Path) -> None:
