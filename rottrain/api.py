@@ -8,7 +8,7 @@ from typing import Any
 
 from rotdata import corpora
 from rotdata.errors import UsageError
-from rottrain.config import DEFAULT_RECIPE, Recipe, SftConfig, SftMode, Stage1Config, Stage2Config, load_yaml
+from rottrain.config import DEFAULT_RECIPE, Feedback, Recipe, SftConfig, SftMode, Stage1Config, Stage2Config, load_yaml
 from rottrain.evaluation import evaluate as evaluation
 from rottrain.evaluation.evaluate import Result
 from rottrain.evaluation.modes import Mode
@@ -83,6 +83,7 @@ def evaluate(
     mode: Mode = "rot",
     budget: Budget = None,
     stop: float | None = None,
+    feedback: Feedback | None = None,
     batch_size: int = 32,
     split: str = "test",
     **reading: Any,
@@ -101,7 +102,7 @@ def evaluate(
         rows = evaluation.gradable_rows(found)
     rot = checkpoint if isinstance(checkpoint, RoT) else RoT.from_pretrained(checkpoint)
     result, _ = evaluation.evaluate(
-        rot, rows, mode, corpus=found.corpus, budget=budget, stop=stop, batch_size=batch_size
+        rot, rows, mode, corpus=found.corpus, budget=budget, stop=stop, feedback=feedback, batch_size=batch_size
     )
     return result
 

@@ -21,12 +21,13 @@ from typing import Any
 from rotdata.console import say
 from rotdata.errors import RotError
 from rotdata.shards import Manifest
-from rottrain.config import Trainable
+from rottrain.config import Feedback, Trainable
 from rottrain.model import checkpoints
 
 QUESTION = "Ann has 3 figs, finds 4."
 _BATCH = 4
 _BUDGET = 8
+_CELLS = 6
 _LINES_SAID = 30
 """The last ones of what a command says: a traceback's end."""
 _PLACE = "$OUT"
@@ -58,15 +59,24 @@ class Smoke:
     """Of what was made, as far as it came: equal ones mean equal bytes of strips, style, tower and embeddings."""
 
 
-def run_smoke(model: str, *, rows: int, steps: int, trainable: Trainable, keep: Path | None = None) -> Smoke:
+def run_smoke(
+    model: str,
+    *,
+    rows: int,
+    steps: int,
+    trainable: Trainable,
+    feedback: Feedback = "latent",
+    keep: Path | None = None,
+) -> Smoke:
     """Doctor, render, embed, verify, both stages and a question; it ends with the first command that fails.
 
-    What is made lies in `keep`, or in a temporary folder that is gone afterwards.
+    With picture feedback, strips are in cells and each latent is encoded by itself. What is made lies in `keep`, or in
+    a temporary folder that is gone afterwards.
     """
     started = time.monotonic()
     with _folder(keep) as out:
         done: list[Step] = []
-        for name, words in _commands(model, out, rows=rows, steps=steps, trainable=trainable):
+        for name, words in _commands(model, out, rows=rows, steps=steps, trainable=trainable, feedback=feedback):
             done.append(_step(name, words, out))
             if done[-1].code:
                 break
@@ -96,19 +106,25 @@ def as_report(smoke: Smoke) -> str:
 
 
 def _commands(
-    model: str, out: Path, *, rows: int, steps: int, trainable: Trainable
+    model: str, out: Path, *, rows: int, steps: int, trainable: Trainable, feedback: Feedback
 ) -> Iterator[tuple[str, tuple[object, ...]]]:
     strips, embedded, first, second = (out / name for name in ("strips", "embedded", "stage1", "stage2"))
-    shared = ("--model", model, "--recipe", "paper", "--batch-size", _BATCH, "--max-steps", steps, "--log-steps", 1)
+    pictures = feedback == "picture"
+    cells, context = (("--cells", _CELLS), ("--context", "latent")) if pictures else ((), ())
+    recipe, rollout = ("picture", "teacher") if pictures else ("paper", "student")
+    shared = ("--model", model, "--recipe", recipe, "--batch-size", _BATCH, "--max-steps", steps, "--log-steps", 1)
     data = ("--shards", embedded)
+    source = ("toy", "--corpus", "toy", "--limit", rows, "--for", model, *cells)
     yield "doctor", ("rotdata", "doctor")
-    yield "render", ("rotdata", "render", "toy", "--corpus", "toy", "--limit", rows, "--for", model, "--out", strips)
-    yield "embed", ("rotdata", "embed", strips, "--model", model, "--out", embedded)
+    yield "render", ("rotdata", "render", *source, "--out", strips)
+    yield "embed", ("rotdata", "embed", strips, "--model", model, *context, "--out", embedded)
     yield "verify", ("rotdata", "verify", embedded)
-    yield "stage1", ("rottrain", "stage1", *data, "--out", first, *shared, "--rollout", "teacher")
-    trained = ("--trainable", trainable, "--rollout", "student")
+    aligned = ("--trainable", "head", "--rollout", "teacher")
+    yield "stage1", ("rottrain", "stage1", *data, "--out", first, *shared, *aligned)
+    trained = ("--trainable", trainable, "--rollout", rollout)
     yield "stage2", ("rottrain", "stage2", *data, "--from", first, "--out", second, *shared, *trained)
-    yield "generate", ("rottrain", "generate", second, QUESTION, "--model", model, "--budget", _BUDGET)
+    asked = (QUESTION, "--model", model, "--budget", _BUDGET, "--feedback", feedback)
+    yield "generate", ("rottrain", "generate", second, *asked)
 
 
 def _step(name: str, words: tuple[object, ...], out: Path) -> Step:

@@ -17,6 +17,7 @@ from torch.nn.functional import pad
 from rotdata.errors import UsageError
 from rotdata.shards import EmbeddingShards
 from rottrain.analysis.true_latents import check_shards, some_latents
+from rottrain.config import Feedback
 from rottrain.data.batches import pad_ids
 from rottrain.generation.generate import Budget, RoT
 from rottrain.generation.rollout import read_prompt
@@ -42,6 +43,8 @@ class Halting:
     n: int
     budget: int
     stop: float
+    feedback: Feedback
+    """What the model continued from."""
     exact: float
     """Share of rows that a stop at this probability ends at their strip's last latent."""
     early: float
@@ -59,6 +62,7 @@ def halting(
     limit: int | None = None,
     budget: Budget = None,
     stop: float = 0.5,
+    feedback: Feedback | None = None,
     batch_size: int = 32,
 ) -> Halting:
     """Compare the halt of a checkpoint with the strips of the last `limit` rows of `shards`, or of all.
@@ -67,6 +71,7 @@ def halting(
     CheckpointError for a checkpoint that has not learnt to stop.
     """
     rot.check_stop(stop)
+    fed_back = rot.feedback(feedback)
     check_shards(rot.config, shards)
     latents = some_latents(rot, budget)
     rows = _last_rows(shards, limit)
@@ -76,7 +81,7 @@ def halting(
     for start in range(0, len(rows), batch_size):
         some = rows[start : start + batch_size]
         last_B = torch.tensor([min(count, latents) - 1 for _, count in some])
-        chance_BK = _chances(rot, [question for question, _ in some], latents)
+        chance_BK = _chances(rot, [question for question, _ in some], latents, fed_back)
         index_BK = torch.arange(latents).expand_as(chance_BK)
         seen_BK = index_BK <= last_B[:, None]
         chances.append(chance_BK[seen_BK])
@@ -88,6 +93,7 @@ def halting(
         n=len(rows),
         budget=latents,
         stop=stop,
+        feedback=fed_back,
         exact=(off_B == 0).float().mean().item(),
         early=(off_B < 0).float().mean().item(),
         late=(off_B > 0).float().mean().item(),
@@ -133,11 +139,12 @@ def _last_rows(shards: EmbeddingShards, limit: int | None) -> list[tuple[str, in
     return rows if limit is None else rows[-limit:]
 
 
-def _chances(rot: RoT, questions: Sequence[str], budget: int) -> Tensor:
+def _chances(rot: RoT, questions: Sequence[str], budget: int, feedback: Feedback) -> Tensor:
     """Probability of each of the model's own latents to be the last: [B, K] on the CPU."""
     backbone = rot.backbone
     ids_BP, mask_BP = pad_ids([backbone.prompt_ids(each) for each in questions], backbone.pad_id, side="left")
     prompt = read_prompt(backbone, ids_BP.to(backbone.device), mask_BP.to(backbone.device))
-    thought, _ = rot.think(prompt, questions, budget, feedback=rot.config.feedback)
+    thought, _ = rot.think(prompt, questions, budget, feedback=feedback)
     chance_BK = rot.head.is_last(thought.hidden_BKD).sigmoid().float().cpu()
-    return pad(chance_BK, (0, budget - chance_BK.shape[1]))  # no latent after all thoughts have ended is the last
+    ended_BK = torch.arange(chance_BK.shape[1]) >= thought.counts_B.cpu()[:, None]
+    return pad(chance_BK.masked_fill(ended_BK, 0.0), (0, budget - chance_BK.shape[1]))  # what comes then is no latent

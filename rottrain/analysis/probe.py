@@ -18,6 +18,7 @@ from rotdata.errors import UsageError
 from rottrain.analysis.interventions import INTERVENTIONS
 from rottrain.analysis.position_probes import Position, in_words, read_positions
 from rottrain.analysis.true_latents import TrueLatents, some_latents
+from rottrain.config import Feedback
 from rottrain.generation.generate import Budget, Generation, RoT
 from rottrain.metrics import scoring
 from rottrain.metrics.intervals import Estimate, paired_difference, share
@@ -58,6 +59,8 @@ class Probed:
     corpus: str
     budget: int
     """Latents of a thought, at most."""
+    feedback: Feedback
+    """What the model continued from."""
     seed: int
     verdict: Verdict
     conditions: list[Condition]
@@ -65,7 +68,7 @@ class Probed:
     """Those with enough characters to learn a probe from; none without chains of thought."""
 
 
-def probe(
+def probe(  # noqa: PLR0913 -- keyword-only settings, as the command has them
     rot: RoT,
     rows: Sequence[Row],
     *,
@@ -73,6 +76,7 @@ def probe(
     truths: TrueLatents,
     budget: Budget = None,
     stop: float | None = None,
+    feedback: Feedback | None = None,
     batch_size: int = 32,
     seed: int = 0,
 ) -> Probed:
@@ -82,11 +86,11 @@ def probe(
     """
     if len(rows) < 2:
         raise UsageError(f"a question's latents are replaced by another's, so there must be two, got {len(rows)}")
-    latents = some_latents(rot, budget)
+    latents, fed_back = some_latents(rot, budget), rot.feedback(feedback)
     questions = [row.question for row in rows]
     kind: scoring.Kind = "math" if corpus.startswith("math") else "number"
     with tqdm(total=3 + len(INTERVENTIONS), unit="condition", disable=None) as bar:
-        own = rot.generate(questions, budget=latents, stop=stop, batch_size=batch_size)
+        own = rot.generate(questions, budget=latents, stop=stop, feedback=fed_back, batch_size=batch_size)
         judged = _Judged(rows, own, kind)
         bar.update()
         thoughts = [made.latents_KD for made in own if made.latents_KD is not None]
@@ -110,6 +114,7 @@ def probe(
     return Probed(
         corpus=corpus,
         budget=latents,
+        feedback=fed_back,
         seed=seed,
         verdict=judge(conditions),
         conditions=conditions,

@@ -23,6 +23,7 @@ from rottrain.analysis.nearest import LatentIndex
 from rottrain.analysis.read_back import Reading, edits, plain, read_rightly
 from rottrain.analysis.read_back_methods import READERS, Reader, read_back
 from rottrain.analysis.true_latents import TrueLatents, some_latents
+from rottrain.config import Feedback
 from rottrain.generation.generate import Budget, RoT
 from rottrain.metrics import scoring
 from rottrain.metrics.intervals import Estimate, share
@@ -54,6 +55,8 @@ class Traceability:
     """The readers' scores on rows of shards."""
 
     rows: int
+    feedback: Feedback
+    """What the model continued from."""
     trained_on: int | None
     """How many of them the checkpoint has learnt from; None if it can't be told."""
     accuracy: Estimate
@@ -90,7 +93,7 @@ def trained_on(config: CheckpointConfig, shards: EmbeddingShards, count: int) ->
     return max(0, used - (rows - count))
 
 
-def traceability(
+def traceability(  # noqa: PLR0913 -- keyword-only settings, as the command has them
     rot: RoT,
     shards: EmbeddingShards,
     index: LatentIndex,
@@ -98,6 +101,7 @@ def traceability(
     limit: int | None = None,
     budget: Budget = None,
     stop: float | None = None,
+    feedback: Feedback | None = None,
     prompt: str = READ_PROMPT,
     batch_size: int = 16,
 ) -> Traceability:
@@ -105,9 +109,9 @@ def traceability(
     rows = last_rows(shards, limit)
     if len({row.cot for row in rows}) < 2:
         raise UsageError(f"rows are held against each other, so there must be two different ones, got {len(rows)}")
-    most = some_latents(rot, budget)
+    most, fed_back = some_latents(rot, budget), rot.feedback(feedback)
     questions = [row.question for row in rows]
-    made = rot.generate(questions, budget=most, stop=stop, batch_size=batch_size)
+    made = rot.generate(questions, budget=most, stop=stop, feedback=fed_back, batch_size=batch_size)
     thoughts = [each.latents_KD for each in made if each.latents_KD is not None]
     if (chances := chances_of_last(rot, questions, thoughts, batch_size=batch_size)) is not None:
         thoughts = [thought[: told(last)] for thought, last in zip(thoughts, chances, strict=True)]
@@ -125,6 +129,7 @@ def traceability(
     others = _others(references)
     return Traceability(
         rows=len(rows),
+        feedback=fed_back,
         trained_on=trained_on(rot.config, shards, len(rows)),
         accuracy=share([scoring.equal(answer, row.answer, kind) for answer, row in zip(answers, rows, strict=True)]),
         indexed=index.latents,

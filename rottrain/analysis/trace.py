@@ -28,6 +28,7 @@ from rottrain.analysis.nearest import LatentIndex, Neighbour
 from rottrain.analysis.read_back import Piece, error_rate, spell
 from rottrain.analysis.read_back_methods import READERS, Reader, read_back, scaled
 from rottrain.analysis.true_latents import TrueLatents, Truth, some_latents
+from rottrain.config import Feedback
 from rottrain.generation.generate import Budget, RoT
 from rottrain.metrics import scoring
 from rottrain.metrics.latent_geometry import Path, Portrait, Sizes, path, portrait, settled, sizes
@@ -96,6 +97,8 @@ class Trace:
     question: str
     id: str | None
     """Of the row; None for a question of no corpus."""
+    feedback: Feedback
+    """What the model continued from."""
     reply: str
     answer: str
     correct: bool | None
@@ -139,14 +142,15 @@ def trace(
     *,
     budget: Budget = None,
     stop: float | None = None,
+    feedback: Feedback | None = None,
     prompt: str = READ_PROMPT,
 ) -> Trace:
     """Think about a row's question and look at the thought; without a chain of thought there is no reference.
 
     The row's own strip is left out of the search. Raises UsageError for a budget of 0.
     """
-    most = some_latents(rot, budget)
-    [made] = rot.generate([row.question], budget=most, stop=stop)
+    most, fed_back = some_latents(rot, budget), rot.feedback(feedback)
+    [made] = rot.generate([row.question], budget=most, stop=stop, feedback=fed_back)
     thought_KD = made.latents_KD
     assert thought_KD is not None
     [truth] = truths.of([row], most) if row.cot else [None]
@@ -169,6 +173,7 @@ def trace(
     return Trace(
         question=row.question,
         id=row.id or None,
+        feedback=fed_back,
         reply=made.reply,
         answer=scoring.extract(made.reply),
         correct=answers.correct(made.reply),

@@ -11,7 +11,7 @@ import typer
 from rotdata.cli.options import CorpusName, DatasetConfig, Json, Split
 from rotdata.console import print_json, say
 from rottrain.cli.inputs import as_budget, tell_cost
-from rottrain.cli.options import BaseModel, Budget, Checkpoint, Limit, MatchingShards, Stop, Together
+from rottrain.cli.options import BaseModel, Budget, Checkpoint, FeedbackOption, Limit, MatchingShards, Stop, Together
 
 
 def trace(
@@ -28,6 +28,7 @@ def trace(
     index_rows: Annotated[int | None, typer.Option(help="Look them up in the first rows alone, as many.")] = None,
     budget: Budget = None,
     stop: Stop = None,
+    feedback: FeedbackOption = None,
     read_prompt: Annotated[
         str, typer.Option(help="What the base model is asked to do with the latents, as with a picture.")
     ] = "Transcribe.",
@@ -59,7 +60,15 @@ def trace(
     pictures = LatentIndex(searched, limit=index_rows)
     if corpus:
         scores = read_back_rates.traceability(
-            rot, opened, pictures, limit=limit, budget=spent, stop=stop, prompt=read_prompt, batch_size=batch_size
+            rot,
+            opened,
+            pictures,
+            limit=limit,
+            budget=spent,
+            stop=stop,
+            feedback=feedback,
+            prompt=read_prompt,
+            batch_size=batch_size,
         )
         if json_:
             print_json(dataclasses.asdict(scores))
@@ -67,7 +76,8 @@ def trace(
             typer.echo(read_back_rates.as_table(scores))
         return
     asked = Row("", question, "", "") if question is not None else find_row(opened, row or "")
-    found = run(rot, asked, pictures, TrueLatents(rot, opened), budget=spent, stop=stop, prompt=read_prompt)
+    truths = TrueLatents(rot, opened)
+    found = run(rot, asked, pictures, truths, budget=spent, stop=stop, feedback=feedback, prompt=read_prompt)
     if out is not None:
         pages.write_trace(out, found, rot.config)
         say(f"the page is {out}")
@@ -83,6 +93,7 @@ def calibrate(
     limit: Annotated[int | None, typer.Option(min=1, help="The last rows, as many.")] = None,
     budget: Budget = None,
     stop: Annotated[float, typer.Option(help="The probability whose stops are judged.")] = 0.5,
+    feedback: FeedbackOption = None,
     batch_size: Together = 32,
     model: BaseModel = None,
     json_: Json = False,  # noqa: FBT002
@@ -95,7 +106,15 @@ def calibrate(
     spent = as_budget(budget)
     rot = RoT.from_pretrained(checkpoint, model=model)
     tell_cost(rot, spent, batch_size)
-    found = halting(rot, open_shards(shards), limit=limit, budget=spent, stop=stop, batch_size=batch_size)
+    found = halting(
+        rot,
+        open_shards(shards),
+        limit=limit,
+        budget=spent,
+        stop=stop,
+        feedback=feedback,
+        batch_size=batch_size,
+    )
     if json_:
         print_json(dataclasses.asdict(found))
     else:
@@ -117,6 +136,7 @@ def probe(
     ] = None,
     budget: Budget = None,
     stop: Stop = None,
+    feedback: FeedbackOption = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of noise, orders and folds.")] = 0,
     batch_size: Together = 32,
     model: BaseModel = None,
@@ -146,6 +166,7 @@ def probe(
         truths=truths,
         budget=spent,
         stop=stop,
+        feedback=feedback,
         batch_size=batch_size,
         seed=seed,
     )

@@ -11,7 +11,7 @@ import typer
 from rotdata.cli.options import DatasetConfig, Json
 from rotdata.console import print_json, say
 from rottrain.cli.inputs import as_budget
-from rottrain.cli.options import BaseModel, Checkpoint, Limit, MaxAnswerTokens, Stop, Together
+from rottrain.cli.options import BaseModel, Checkpoint, FeedbackOption, Limit, MaxAnswerTokens, Stop, Together
 
 
 def evaluate(
@@ -45,6 +45,7 @@ def evaluate(
         ),
     ] = None,
     stop: Stop = None,
+    feedback: FeedbackOption = None,
     seeds: Annotated[int, typer.Option(help="Runs, each with an own seed, sampled if there are several.")] = 1,
     temperature: Annotated[
         float | None, typer.Option(help="0 takes the likeliest tokens; by default 0 for one run, 1 for several.")
@@ -84,6 +85,7 @@ def evaluate(
         modes=modes.split(","),
         budgets=[as_budget(each) for each in budget.split(",")] if budget else [None],
         stop=stop,
+        feedback=feedback,
         spoken={mode: folder for mode, folder in (("cot", cot_checkpoint), ("no-cot", no_cot_checkpoint)) if folder},
         model=model,
         max_answer_tokens=max_answer_tokens or MAX_ANSWER_TOKENS,

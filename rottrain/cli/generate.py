@@ -11,7 +11,17 @@ import typer
 from rotdata.cli.options import Json
 from rotdata.console import print_json
 from rottrain.cli.inputs import as_budget, read_questions, tell_cost
-from rottrain.cli.options import BaseModel, Budget, Checkpoint, MaxAnswerTokens, Stop, Temperature, Together, TopP
+from rottrain.cli.options import (
+    BaseModel,
+    Budget,
+    Checkpoint,
+    FeedbackOption,
+    MaxAnswerTokens,
+    Stop,
+    Temperature,
+    Together,
+    TopP,
+)
 
 
 def generate(
@@ -24,6 +34,7 @@ def generate(
     ] = None,
     budget: Budget = None,
     stop: Stop = None,
+    feedback: FeedbackOption = None,
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampled answers.")] = 0,
@@ -45,28 +56,30 @@ def generate(
     sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
     spent = as_budget(budget)
     rot = RoT.from_pretrained(checkpoint, model=model)
+    fed_back = rot.feedback(feedback)
     rot.max_question_tokens = max_question_tokens or rot.max_question_tokens
     tell_cost(rot, spent, min(batch_size, len(asked)))
     streamed = rot.stream(
         asked,
         budget=spent,
         stop=stop,
+        feedback=fed_back,
         sampling=sampling,
         batch_size=batch_size,
         max_answer_tokens=max_answer_tokens or MAX_ANSWER_TOKENS,
     )
     if json_:
-        print_json([_as_json(made) for made in streamed])
+        print_json([_as_json(made, fed_back) for made in streamed])
         return
     for made in streamed:
         if jsonl:
-            print_json(_as_json(made))
+            print_json(_as_json(made, fed_back))
         else:
             typer.echo(scoring.extract(made.reply) or made.reply)
         sys.stdout.flush()
 
 
-def _as_json(made: Any) -> dict[str, Any]:
+def _as_json(made: Any, feedback: str) -> dict[str, Any]:
     """What was generated, as JSON for the user."""
     from rottrain.metrics import scoring
 
@@ -75,6 +88,7 @@ def _as_json(made: Any) -> dict[str, Any]:
         "answer": scoring.extract(made.reply),
         "reply": made.reply,
         "complete": made.complete,
+        "feedback": feedback,
         "reasoning_tokens": made.reasoning_tokens,
         "answer_tokens": made.answer_tokens,
         "seconds": round(made.seconds, 5),

@@ -100,6 +100,14 @@ Budget = Annotated[
 Stop = Annotated[
     float | None, typer.Option(help="Stop at the first latent that is the last with this probability; budget is a cap.")
 ]
+FeedbackOption = Annotated[
+    Literal["picture", "latent"] | None,
+    typer.Option(
+        "--feedback",
+        help="What the model goes on from: the picture of what was read in a latent, or the latent as predicted; by "
+        "default as it was trained.",
+    ),
+]
 Temperature = Annotated[float, typer.Option(help="Of the sampled answer; 0 takes the likeliest tokens.")]
 TopP = Annotated[float, typer.Option(help="Share of the probability that is sampled from.")]
 Together = Annotated[int, typer.Option("--batch-size", min=1, help="Questions answered together.")]

@@ -46,6 +46,13 @@ def smoke(
     trainable: Annotated[
         Literal["head", "lora", "full", "lm-head"], typer.Option(help="What of the language model learns in stage 2.")
     ] = "lora",
+    feedback: Annotated[
+        Literal["picture", "latent"],
+        typer.Option(
+            "--feedback",
+            help="What is trained and asked: latents fed back as predicted, or as pictures of what is read in them.",
+        ),
+    ] = "latent",
     keep: Annotated[
         Path | None, typer.Option("--out", help="Keep what is made in this folder; by default it is removed.")
     ] = None,
@@ -54,7 +61,7 @@ def smoke(
     """Run the whole line on a few rows with a model on this machine: does it work, and a report to paste."""
     from rottrain.smoke import as_report, run_smoke
 
-    found = run_smoke(model, rows=rows, steps=steps, trainable=trainable, keep=keep)
+    found = run_smoke(model, rows=rows, steps=steps, trainable=trainable, feedback=feedback, keep=keep)
     if json_:
         print_json(dataclasses.asdict(found))
     else:

@@ -49,7 +49,7 @@ class Pictures:
         if draw is None:
             raise UsageError(
                 "characters that the checkpoint's book lacks can't be drawn here, since fonts draw otherwise than "
-                "where its strips were made: use the fonts and the Pillow of then, or, in Python, feedback='latent'"
+                "where its strips were made: use the fonts and the Pillow of then, or --feedback latent"
             )
         return renderer(replace(draw.style, align_steps=False)) if draw.style.align_steps else draw
 

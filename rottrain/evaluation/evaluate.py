@@ -17,6 +17,7 @@ from rotdata.console import say
 from rotdata.corpora import Row, Source, read
 from rotdata.corpora.tokens import TokenCounter
 from rotdata.errors import UsageError
+from rottrain.config import Feedback
 from rottrain.evaluation.distributed import ALONE, Ranks
 from rottrain.evaluation.modes import Answerer, Candidate, Mode, thinker, untaught
 from rottrain.generation.decoding import GREEDY, Sampling
@@ -114,6 +115,8 @@ class Result:
     temperature: float = 0.0
     top_p: float = 1.0
     stop: float | None = None
+    feedback: Feedback | None = None
+    """What the model continued from; None for modes without latents."""
     cut: int = 0
     """Replies, of all runs, that ended only at the most tokens allowed."""
     answer_tokens: float = 0.0
@@ -127,7 +130,7 @@ class Result:
     """The paper's figure for the same, where asked for: model, accuracy, reasoning_tokens."""
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 -- keyword-only settings, as the command has them
     rot: RoT,
     rows: Sequence[Row],
     mode: Mode,
@@ -135,6 +138,7 @@ def evaluate(
     corpus: str,
     budget: Budget = None,
     stop: float | None = None,
+    feedback: Feedback | None = None,
     batch_size: int = 32,
     keep_latents: bool = False,
 ) -> tuple[Result, list[Judged]]:
@@ -143,7 +147,7 @@ def evaluate(
     Latents are dropped unless `keep_latents`: a thousand rows of them are a gigabyte at a width of 2560.
     """
     exam = Exam(corpus=corpus, rows=rows, batch_size=batch_size)
-    candidate = thinker(rot, budget=budget, stop=stop) if mode == "rot" else untaught(mode, rot.base)
+    candidate = thinker(rot, budget=budget, stop=stop, feedback=feedback) if mode == "rot" else untaught(mode, rot.base)
     judged = take(candidate, exam, GREEDY, keep_latents=keep_latents)
     return summarise(candidate, exam, [judged]), judged
 
@@ -204,6 +208,7 @@ def summarise(candidate: Candidate, exam: Exam, runs: Sequence[Sequence[Judged]]
         temperature=sampling.temperature,
         top_p=sampling.top_p,
         stop=candidate.stop,
+        feedback=candidate.feedback,
         cut=sum(not each.complete for each in made),
         answer_tokens=mean([each.answer_tokens for each in made], 2),
         timings={name: mean([vars(each.timings)[name] for each in made], 5) for name in vars(Timings())},

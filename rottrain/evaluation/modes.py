@@ -9,6 +9,7 @@ from typing import Literal
 
 from rotdata.encoders.models import find_model
 from rotdata.errors import CheckpointError, UsageError
+from rottrain.config import Feedback
 from rottrain.generation import generate
 from rottrain.generation.decoding import Sampling
 from rottrain.generation.generate import MAX_ANSWER_TOKENS, MAX_COT_TOKENS, Budget, Generation, RoT
@@ -39,27 +40,36 @@ class Candidate:
     budget: int | None = None
     """Latents allowed; None for modes without latents."""
     stop: float | None = None
+    feedback: Feedback | None = None
+    """What it continues from; None for modes without latents."""
 
 
 def thinker(
-    rot: RoT, *, budget: Budget = None, stop: float | None = None, max_answer_tokens: int = MAX_ANSWER_TOKENS
+    rot: RoT,
+    *,
+    budget: Budget = None,
+    stop: float | None = None,
+    feedback: Feedback | None = None,
+    max_answer_tokens: int = MAX_ANSWER_TOKENS,
 ) -> Candidate:
     """A checkpoint that thinks in latents. Raises UsageError, CheckpointError."""
     latents = rot.budget(budget)
     rot.check_stop(stop)
+    fed_back = rot.feedback(feedback)
 
     def answer(questions: list[str], sampling: Sampling) -> list[Generation]:
         streamed = rot.stream(
             questions,
             budget=latents,
             stop=stop,
+            feedback=fed_back,
             sampling=sampling,
             batch_size=len(questions),
             max_answer_tokens=max_answer_tokens,
         )
         return list(streamed)
 
-    return Candidate(mode="rot", name=rot.config.stage, answer=answer, budget=latents, stop=stop)
+    return Candidate(mode="rot", name=rot.config.stage, answer=answer, budget=latents, stop=stop, feedback=fed_back)
 
 
 def speaker(
@@ -101,6 +111,8 @@ class Lineup:
     budgets: Sequence[Budget] = (None,)
     """One candidate each, of mode rot."""
     stop: float | None = None
+    feedback: Feedback | None = None
+    """What those continue from, if not what they were trained on."""
     spoken: Mapping[str, Path] = field(default_factory=dict)
     """Checkpoints of `rottrain sft` for the modes cot and no-cot; the base model where there is none."""
     model: str | None = None
@@ -126,7 +138,13 @@ class Lineup:
         if "rot" in self.modes:
             rot = RoT.from_pretrained(self.checkpoint, model=self.model)
             for budget in self.budgets:
-                yield thinker(rot, budget=budget, stop=self.stop, max_answer_tokens=self.max_answer_tokens)
+                yield thinker(
+                    rot,
+                    budget=budget,
+                    stop=self.stop,
+                    feedback=self.feedback,
+                    max_answer_tokens=self.max_answer_tokens,
+                )
         base: Backbone | None = None
         most = {"max_answer_tokens": self.max_answer_tokens, "max_cot_tokens": self.max_cot_tokens}
         for mode in _IN_WORDS:

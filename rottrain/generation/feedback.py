@@ -18,7 +18,7 @@ from torch import Tensor
 from rottrain.data.pictures import Pictures
 from rottrain.generation.decoding import Chooser, greedy
 from rottrain.model.book import Book
-from rottrain.model.glyph_probe import OTHER, GlyphProbe
+from rottrain.model.glyph_probe import NOTHING, OTHER, Alphabet, GlyphProbe
 from rottrain.model.head import ProjectionHead
 
 
@@ -97,6 +97,11 @@ class PictureFeedback:
         if fitting:
             latents = torch.from_numpy(self._pictures.latents([texts[number] for number in fitting]))
             self.book.add(different_NS[fitting], latents)
+
+
+def blank_book(alphabet: Alphabet, pictures: Pictures) -> Book:
+    """A book of nothing but the blank page, to which all else is added as it is drawn."""
+    return Book(alphabet, torch.full((1, alphabet.slots), NOTHING), torch.from_numpy(pictures.latents([""])))
 
 
 def texts_of(book: Book, classes_KS: Tensor, named_K: Sequence[bool]) -> list[str]:

@@ -24,7 +24,7 @@ from rottrain.config import MOST_LATENTS, Feedback, Precision
 from rottrain.data.batches import pad_ids
 from rottrain.data.pictures import Pictures
 from rottrain.generation.decoding import GREEDY, Chooser, Said, Sampling, chooser, decode, positions_of
-from rottrain.generation.feedback import PictureFeedback, Read, texts_of
+from rottrain.generation.feedback import PictureFeedback, Read, blank_book, texts_of
 from rottrain.generation.rollout import Prompt, Unrolled, read_prompt, unroll
 from rottrain.metrics import scoring
 from rottrain.model import checkpoints
@@ -169,7 +169,8 @@ class RoT:
         from: the predicted "latent", or the "picture" of what was read in it; by default as it was trained. With
         pictures a thought ends at a latent that shows nothing, too. A temperature above 0 samples the answer's tokens,
         and the characters that are read in latents; a sample depends on seed and question, not on the batch. Raises
-        UsageError, and CheckpointError for a checkpoint that has not learnt to stop, knows no lengths or has no book.
+        UsageError, and CheckpointError for a checkpoint that has not learnt to stop, knows no lengths, or whose latents
+        can't be read.
         """
         sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
         streamed = self.stream(
@@ -269,18 +270,29 @@ class RoT:
             )
 
     def feedback(self, asked: Feedback | None) -> Feedback:
-        """What the model continues from: as asked, or as it was trained. Raises CheckpointError without a book."""
-        if asked == "picture" and (self.book is None or self.glyphs is None):
+        """What the model continues from: as asked, or as it was trained.
+
+        Raises CheckpointError where latents can't be read, or characters don't decide them.
+        """
+        chosen = asked or self.config.feedback
+        if chosen == "picture" and self.config.context == "strip":
             raise CheckpointError(
-                "picture feedback needs a checkpoint that was trained on latents of one picture each and on their "
-                "characters: `rotdata embed --context latent`, then train on that with --recipe picture"
+                "picture feedback needs latents that are pictures of their own characters alone, and this checkpoint "
+                "has learnt those of whole strips: `rotdata embed --context latent`, then train on that with --recipe "
+                "picture; or use --feedback latent"
             )
-        return asked or self.config.feedback
+        if chosen == "picture" and self.glyphs is None:
+            raise CheckpointError(
+                "picture feedback needs a glyph probe, and this checkpoint has none: train it with --recipe picture, "
+                "or with a --glyph-weight above 0; or use --feedback latent"
+            )
+        return chosen
 
     def reader(self, questions: Sequence[str], sampling: Sampling = GREEDY, *, draws: bool = True) -> PictureFeedback:
         """Picture feedback for a batch of questions; with `draws`, characters that the book lacks are drawn."""
         assert self.glyphs is not None
-        assert self.book is not None
+        if self.book is None:  # it has not learnt with pictures fed back, so all of them are drawn
+            self.book = blank_book(self.glyphs.alphabet, self._pictures).to(self.backbone.device)
         thinking = [f"{question}\n(thought)" for question in questions]  # other random numbers than the answer's
         return PictureFeedback(
             self.glyphs,

@@ -9,18 +9,21 @@ from typing import Any
 import pytest
 import torch
 
+import rotdata
+import rottrain
 from rotdata.corpora import Source
 from rotdata.encoders import load_encoder
 from rotdata.encoders.models import find_model
 from rotdata.rendering.strips import StripStyle
 from rotdata.runs import pipeline
 from rottrain.config import HeadConfig, LoraSettings, SftConfig, Stage1Config, Stage2Config
+from rottrain.model import glyph_probe
 from rottrain.model.backbone import Backbone
 from rottrain.model.head import ProjectionHead
 from rottrain.training.stages import run_sft, run_stage1, run_stage2
 from rottrain.training.trainer import StageTrainer
 from tests.helpers import write_jsonl
-from tests.rottrain.samples import random_head
+from tests.rottrain.samples import SUMS, random_head
 
 
 @pytest.fixture(autouse=True)
@@ -88,6 +91,33 @@ def stage2_checkpoint(embedded: Path, tiny_folder: Path, stage1_checkpoint: Path
         rollout="teacher", batch_size=4, max_steps=2, lr=3e-2, lora=LoraSettings(rank=4, dropout=0.0)
     )
     run_stage2(embedded, str(tiny_folder), stage1_checkpoint, out, config)
+    return out
+
+
+@pytest.fixture(scope="session")
+def picture_strips(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Strips of 32 sums in cells of 6, four latents each. Read only."""
+    out = tmp_path_factory.mktemp("pictures") / "strips"
+    rotdata.render_corpus(SUMS, out=out, style=StripStyle(cells=6, align_steps=True))
+    return out
+
+
+@pytest.fixture(scope="session")
+def picture_shards(picture_strips: Path) -> Path:
+    """Their latents by the embedded model's tower, each the picture of its own characters alone. Read only."""
+    out = picture_strips.parent / "shards"
+    rotdata.embed(picture_strips, out, model="tiny", dtype="float32", context="latent")
+    return out
+
+
+@pytest.fixture(scope="session")
+def picture_checkpoint(picture_shards: Path) -> Path:
+    """Trained on them for a few steps with picture feedback: enough for thoughts to end by themselves. Read only."""
+    out = picture_shards.parent / "stage1"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(glyph_probe, "_STEPS", 150)
+        patched = {"max_steps": 20, "lr": 3e-3, "batch_size": 8}
+        rottrain.stage1(shards=picture_shards, model="tiny", out=out, recipe="picture", **patched)
     return out
 
 

@@ -21,6 +21,12 @@ QUESTIONS = ("Ann has 3 figs.", "How many nuts are left when Ben sells 4 of his 
 ANSWERS = ("12", "7", "-1,234.5", "x")
 COUNTS = (3, 5, 1, 4)
 """Latents of each example: unequal, and one of a single latent."""
+SUMS = [
+    {"question": f"What is {a} and {b}?", "cot": f"<<{a}+{b}={a + b}>> <<{a + b}*1={a + b}>>", "answer": str(a + b)}
+    for a in range(4, 8)
+    for b in range(4, 12)
+]
+"""Rows whose chains of thought are four latents in cells of 6."""
 
 
 def random_head(width: int, *, seed: int = 1) -> ProjectionHead:

@@ -1,5 +1,6 @@
 """Picture feedback, from strips to answers, on the embedded model."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,34 +14,11 @@ from rotdata.errors import CheckpointError, ShardMismatch, UsageError
 from rotdata.rendering.strips import StripStyle, renderer
 from rotdata.shards import EmbeddingShards
 from rottrain.export import export
-
-ROWS = [
-    {"question": f"What is {a} and {b}?", "cot": f"<<{a}+{b}={a + b}>> <<{a + b}*1={a + b}>>", "answer": str(a + b)}
-    for a in range(4, 8)
-    for b in range(4, 12)
-]
+from tests.rottrain.samples import SUMS
 
 
-@pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Shards whose latents are pictures of their own."""
-    folder = tmp_path_factory.mktemp("alone")
-    rotdata.render_corpus(ROWS, out=folder / "strips", style=StripStyle(cells=6, align_steps=True))
-    rotdata.embed(folder / "strips", folder / "shards", model="tiny", dtype="float32", context="latent")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def checkpoint(alone: Path) -> Path:
-    """Trained for a few steps with picture feedback."""
-    rottrain.stage1(
-        shards=alone / "shards", model="tiny", out=alone / "s1", recipe="picture", max_steps=12, lr=1e-3, batch_size=8
-    )
-    return alone / "s1"
-
-
-def test_each_latent_is_what_the_tower_makes_of_its_own_picture(alone: Path) -> None:
-    shards = EmbeddingShards(alone / "shards")
+def test_each_latent_is_what_the_tower_makes_of_its_own_picture(picture_shards: Path) -> None:
+    shards = EmbeddingShards(picture_shards)
     assert shards.manifest.settings["context"] == "latent"
     rows = shards.read_group(0)
     encoder = load_encoder("tiny", dtype="float32")
@@ -53,25 +31,25 @@ def test_each_latent_is_what_the_tower_makes_of_its_own_picture(alone: Path) -> 
 
 
 def test_strips_whose_glyphs_straddle_latents_are_refused(tmp_path: Path) -> None:
-    rotdata.render_corpus(ROWS, out=tmp_path / "strips", style=StripStyle())
+    rotdata.render_corpus(SUMS, out=tmp_path / "strips", style=StripStyle())
     with pytest.raises(UsageError, match="straddle latents"):
         rotdata.embed(tmp_path / "strips", tmp_path / "shards", model="tiny", context="latent")
 
 
-def test_latents_of_their_own_are_not_pooled(alone: Path, tmp_path: Path) -> None:
+def test_latents_of_their_own_are_not_pooled(picture_strips: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="neither"):
-        rotdata.embed(alone / "strips", tmp_path / "shards", model="tiny", context="latent", pool=2)
+        rotdata.embed(picture_strips, tmp_path / "shards", model="tiny", context="latent", pool=2)
 
 
-def test_latents_of_whole_strips_are_refused_for_picture_feedback(alone: Path, tmp_path: Path) -> None:
-    rotdata.embed(alone / "strips", tmp_path / "shards", model="tiny")
+def test_latents_of_whole_strips_are_refused_for_picture_feedback(picture_strips: Path, tmp_path: Path) -> None:
+    rotdata.embed(picture_strips, tmp_path / "shards", model="tiny")
     with pytest.raises(ShardMismatch, match="--context latent"):
         rottrain.stage1(shards=tmp_path / "shards", model="tiny", out=tmp_path / "s1", recipe="picture", max_steps=1)
 
 
-def test_what_is_fed_back_is_the_picture_of_what_was_read(checkpoint: Path) -> None:
-    rot = rottrain.RoT.from_pretrained(checkpoint)
-    [made] = rot.generate([ROWS[3]["question"]], budget=8)
+def test_what_is_fed_back_is_the_picture_of_what_was_read(picture_checkpoint: Path) -> None:
+    rot = rottrain.RoT.from_pretrained(picture_checkpoint)
+    [made] = rot.generate([SUMS[3]["question"]], budget=8)
     assert made.thought is not None
     assert made.latents_KD is not None
     assert len(made.thought.texts) == made.reasoning_tokens == len(made.latents_KD)
@@ -81,9 +59,9 @@ def test_what_is_fed_back_is_the_picture_of_what_was_read(checkpoint: Path) -> N
         torch.testing.assert_close(fed_D, torch.from_numpy(drawn_1D[0]), atol=2e-2, rtol=0)
 
 
-def test_thoughts_are_the_same_alone_and_in_a_batch_and_sampling_differs_by_seed(checkpoint: Path) -> None:
-    rot = rottrain.RoT.from_pretrained(checkpoint, precision="float32")
-    questions = [row["question"] for row in ROWS[:6]]
+def test_thoughts_are_the_same_alone_and_in_a_batch_and_sampling_differs_by_seed(picture_checkpoint: Path) -> None:
+    rot = rottrain.RoT.from_pretrained(picture_checkpoint, precision="float32")
+    questions = [row["question"] for row in SUMS[:6]]
     together = rot.generate(questions, budget=6, batch_size=6)
     alone = rot.generate(questions, budget=6, batch_size=1)
     assert [each.thought.text for each in together if each.thought] == [
@@ -94,13 +72,32 @@ def test_thoughts_are_the_same_alone_and_in_a_batch_and_sampling_differs_by_seed
     assert first == again != other
 
 
-def test_a_checkpoint_without_a_book_says_what_picture_feedback_needs(alone: Path, tmp_path: Path) -> None:
-    rottrain.stage1(shards=alone / "shards", model="tiny", out=tmp_path / "s1", max_steps=1, budget=6)
-    with pytest.raises(CheckpointError, match="--context latent"):
-        rottrain.RoT.from_pretrained(tmp_path / "s1").generate(["?"], feedback="picture")
+def test_without_a_book_every_picture_is_drawn_and_thoughts_are_the_same(picture_checkpoint: Path) -> None:
+    rot = rottrain.RoT.from_pretrained(picture_checkpoint)
+    bookless = rottrain.RoT(rot.backbone, rot.head, replace(rot.config, feedback="latent"), rot.glyphs)
+    questions = [row["question"] for row in SUMS[:4]]
+    assert all(made.thought is None for made in bookless.generate(questions, budget=6))
+    known, drawn = (each.generate(questions, budget=6, feedback="picture") for each in (rot, bookless))
+    assert [made.thought.text for made in known if made.thought] == [
+        made.thought.text for made in drawn if made.thought
+    ]
+    assert sum(made.thought.drawn for made in drawn if made.thought) > 0
+    assert [made.reply for made in known] == [made.reply for made in drawn]
 
 
-def test_an_export_that_could_not_feed_pictures_back_is_refused(checkpoint: Path, tmp_path: Path) -> None:
+def test_latents_that_are_no_pictures_of_their_own_are_not_fed_back_as_such(stage1_checkpoint: Path) -> None:
+    with pytest.raises(CheckpointError, match="whole strips: `rotdata embed --context latent`"):
+        rottrain.RoT.from_pretrained(stage1_checkpoint).generate(["?"], feedback="picture")
+
+
+def test_without_a_glyph_probe_nothing_can_be_read(picture_checkpoint: Path) -> None:
+    rot = rottrain.RoT.from_pretrained(picture_checkpoint)
+    rot.glyphs = None
+    with pytest.raises(CheckpointError, match="needs a glyph probe, and this checkpoint has none: train it with"):
+        rot.generate(["?"])
+
+
+def test_an_export_that_could_not_feed_pictures_back_is_refused(picture_checkpoint: Path, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="pictures"):
-        export(checkpoint, tmp_path / "exported")
+        export(picture_checkpoint, tmp_path / "exported")
     assert not (tmp_path / "exported").exists()
