@@ -11,6 +11,7 @@ import pytest
 
 from rotdata.shards import Manifest
 from rottrain import smoke
+from rottrain.cli.compare import check_words
 from rottrain.model import checkpoints
 from rottrain.smoke import Smoke, Step, as_report, run_smoke
 from tests.helpers import Result
@@ -43,6 +44,19 @@ def test_the_line_works_on_a_random_model_and_says_how(
     report = as_report(Smoke(**found | {"steps": [Step(**step) for step in found["steps"]]}))
     assert report.startswith("### rottrain smoke: ")
     assert "float32 on cpu, peak " in report
+
+
+def test_the_line_with_picture_feedback_is_of_commands_that_take_their_options(tmp_path: Path) -> None:
+    found = {
+        name: [str(word) for word in words]
+        for name, words in smoke._commands("tiny", tmp_path, rows=4, steps=2, trainable="lora", feedback="picture")
+    }
+    assert tuple(found) == STEPS
+    for words in found.values():
+        check_words(words)
+    assert "--cells" in found["render"]
+    assert "latent" in found["embed"]
+    assert all("picture" in found[name] for name in ("stage1", "stage2", "generate"))
 
 
 def test_the_first_fault_ends_the_line_with_what_was_said(

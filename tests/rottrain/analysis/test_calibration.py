@@ -18,6 +18,7 @@ from rottrain.analysis import calibration as module
 from rottrain.analysis.calibration import Bin, Halting, as_table, bins, halting
 from rottrain.generation.generate import RoT
 from tests.helpers import Result
+from tests.rottrain.samples import SUMS
 
 
 @pytest.fixture
@@ -32,7 +33,7 @@ def of_rows(counts: list[int], shift: int = 0) -> Callable[..., Tensor]:
     """Stands for the halt: sure of the latent that lies `shift` after each row's last, in the order of the rows."""
     rest = iter(counts)
 
-    def chances(_: RoT, questions: list[str], budget: int) -> Tensor:
+    def chances(_: RoT, questions: list[str], budget: int, feedback: str) -> Tensor:
         sure_BK = torch.zeros(len(questions), budget)
         for row in range(len(questions)):
             place = next(rest) - 1 + shift
@@ -81,10 +82,21 @@ def test_a_strip_of_more_latents_ends_with_the_budget_and_the_last_rows_count(
 
 def test_probabilities_are_the_same_in_any_batch(rot: RoT, embedded: Path) -> None:
     questions = [question for group in EmbeddingShards(embedded) for question in group.questions]
-    together = module._chances(rot, questions, 4)
-    alone = torch.cat([module._chances(rot, [question], 4) for question in questions])
+    together = module._chances(rot, questions, 4, "latent")
+    alone = torch.cat([module._chances(rot, [question], 4, "latent") for question in questions])
     assert_close(together, alone, atol=1e-5, rtol=1e-4)
     assert together.shape == (10, 4)
+
+
+def test_after_a_thought_has_ended_no_latent_is_its_last_in_any_batch(picture_checkpoint: Path) -> None:
+    pictured = RoT.from_pretrained(picture_checkpoint, precision="float32")
+    questions = [row["question"] for row in SUMS[:6]]
+    lengths = [made.reasoning_tokens for made in pictured.generate(questions, budget=12)]
+    together = module._chances(pictured, questions, 12, "picture")
+    alone = torch.cat([module._chances(pictured, [question], 12, "picture") for question in questions])
+    assert_close(together, alone, atol=1e-5, rtol=1e-4)
+    assert min(lengths) < 12
+    assert all(row[length:].max() == 0 for row, length in zip(together, lengths, strict=True) if length < 12)
 
 
 def test_bins_are_tenths_and_one_belongs_to_the_last() -> None:
@@ -111,7 +123,7 @@ def test_the_command_prints_a_table_or_json(
     run_rottrain: Callable[..., Result], embedded: Path, stage2_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     found = Halting(
-        n=4, budget=2, stop=0.5, exact=0.75, early=0.25, late=0.0, calibration_error=0.1,
+        n=4, budget=2, stop=0.5, feedback="latent", exact=0.75, early=0.25, late=0.0, calibration_error=0.1,
         bins=[Bin(probability=0.9, share=1.0, latents=4)],
     )  # fmt: skip
     monkeypatch.setattr(module, "halting", lambda *_, **__: found)

@@ -16,6 +16,7 @@ import torch
 
 from rotdata.corpora import Row
 from rotdata.errors import CheckpointError, SourceError, UsageError
+from rottrain.config import Feedback
 from rottrain.evaluation import row_log
 from rottrain.evaluation.distributed import Ranks
 from rottrain.evaluation.evaluate import Exam, Judged, Result, as_table, evaluate, examine, notes, samplings
@@ -60,6 +61,9 @@ class StandInRoT:
     def check_stop(self, stop: None) -> None:
         pass
 
+    def feedback(self, asked: Feedback | None) -> Feedback:
+        return asked or "latent"
+
     def stream(
         self, questions: list[str], *, budget: int, batch_size: int, sampling: Sampling, **_: Any
     ) -> Iterator[Generation]:
@@ -95,6 +99,7 @@ def test_a_result_has_the_pinned_keys() -> None:
         "temperature": 0.0,
         "top_p": 1.0,
         "stop": None,
+        "feedback": "latent",
         "cut": 0,
         "answer_tokens": 2.0,
         "timings": {"prefill_s": 0.1, "latents_s": 0.3, "answer_s": 0.1},
