@@ -20,6 +20,7 @@ def stage1(
     shards: Shards,
     out: str | Path,
     *,
+    start: str | Path | None = None,
     model: str = "tiny",
     recipe: Recipe = DEFAULT_RECIPE,
     config: str | Path | None = None,
@@ -27,7 +28,8 @@ def stage1(
 ) -> Outcome:
     """Train a projection head to predict the latents of the shards, as `rottrain stage1` does; the same call resumes.
 
-    `shards` are a folder, a dataset of the Hub, or several of them, each with :WEIGHT after it if wanted. `options` are
+    `shards` are a folder, a dataset of the Hub, or several of them, each with :WEIGHT after it if wanted. `start` is a
+    checkpoint of `sft` or `stage1` to begin from, by default it is the base model. `options` are
     keys of Stage1Config, which `config`, a YAML file, may hold too (max_steps, lr, budget, ...), and what decides
     nothing that is learnt: resume, limit, workers, report_to and, in stage 1, cache_hidden.
 
@@ -35,7 +37,7 @@ def stage1(
     """
     running, changes = _parted(options)
     chosen = load_yaml(Stage1Config, _file(config), recipe=recipe, **changes)
-    return run_stage1(shards, model, Path(out), chosen, running)
+    return run_stage1(shards, model, Path(out), chosen, running, start=None if start is None else Path(start))
 
 
 def stage2(

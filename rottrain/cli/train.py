@@ -54,6 +54,10 @@ _CARRIED_OUT = "resume limit workers report_to dry_run json_"
 def stage1(
     shards: Shards,
     out: Out,
+    start: Annotated[
+        Path | None,
+        typer.Option("--from", help="Begin from a finished checkpoint of rottrain sft, words first, or of stage 1."),
+    ] = None,
     model: Model = "tiny",
     config: Config = None,
     recipe: RecipeOption = DEFAULT_RECIPE,
@@ -96,16 +100,16 @@ def stage1(
     json_: Json = False,  # noqa: FBT002 -- a flag
 ) -> None:
     """Visual alignment: train the projection head to predict the latents of the rendered reasoning."""
-    overrides = _given(locals(), f"shards out model config recipe {_CARRIED_OUT} cache_hidden")
+    overrides = _given(locals(), f"shards out start model config recipe {_CARRIED_OUT} cache_hidden")
     from rottrain.config import Stage1Config, load_yaml
     from rottrain.training.stages import Running, plan_stage1, run_stage1
 
     chosen = load_yaml(Stage1Config, config, recipe=recipe, **overrides)
     running = Running(resume=resume, limit=limit, workers=workers, cache_hidden=cache_hidden, report_to=report_to)
     if dry_run:
-        _tell(plan_stage1(shards, model, chosen, running), as_json=json_)
+        _tell(plan_stage1(shards, model, chosen, running, start=start), as_json=json_)
     else:
-        _report(run_stage1(shards, model, out, chosen, running), as_json=json_)
+        _report(run_stage1(shards, model, out, chosen, running, start=start), as_json=json_)
 
 
 def stage2(

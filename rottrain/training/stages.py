@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -26,17 +26,15 @@ from transformers.integrations import get_available_reporting_integrations
 from rotdata import hub
 from rotdata.encoders import tower_hashes
 from rotdata.encoders.models import ModelFolder, find_model
-from rotdata.errors import CheckpointError, OutputOccupied, ShardMismatch, UsageError
+from rotdata.errors import OutputOccupied, ShardMismatch, UsageError
 from rotdata.shards import EmbeddingShards, locked, write_atomically
 from rottrain.config import (
     LatentConfig,
-    LoraSettings,
     SftConfig,
     Stage1Config,
     Stage2Config,
     TrainConfig,
     as_yaml,
-    from_dict,
     rollout_phases,
     what_decides,
 )
@@ -52,6 +50,7 @@ from rottrain.model.precision import load_backbone, precision_of
 from rottrain.training import trainer
 from rottrain.training.hidden_states import HiddenStates, KnownRows
 from rottrain.training.objective import Learner
+from rottrain.training.origin import Origin
 from rottrain.training.sft import TextCollator, TextLearner, TextRows
 from rottrain.training.trainer import BEST, NOT_FINITE, Lesson, is_main
 from rottrain.training.validation import validate, validate_text
@@ -132,14 +131,27 @@ Shards = Path | str | Sequence[Path | str]
 wanted; or several of them."""
 
 
-def run_stage1(shards: Shards, model: str, out: Path, config: Stage1Config, running: Running = AS_USUAL) -> Outcome:
-    """Train the projection head towards the shards' latents, in the paper's recipe on a frozen language model."""
-    return _run(_stage1(shards, model, config, running), out)
+def run_stage1(
+    shards: Shards,
+    model: str,
+    out: Path,
+    config: Stage1Config,
+    running: Running = AS_USUAL,
+    *,
+    start: Path | None = None,
+) -> Outcome:
+    """Train the projection head towards the shards' latents, in the paper's recipe on a frozen language model.
+
+    The language model is the base model, or what the checkpoint `start` of `run_sft` or `run_stage1` has made of it.
+    """
+    return _run(_stage1(shards, model, config, running, start), out)
 
 
-def plan_stage1(shards: Shards, model: str, config: Stage1Config, running: Running = AS_USUAL) -> Plan:
+def plan_stage1(
+    shards: Shards, model: str, config: Stage1Config, running: Running = AS_USUAL, *, start: Path | None = None
+) -> Plan:
     """What `run_stage1` would do."""
-    return _plan(_stage1(shards, model, config, replace(running, cache_hidden=None)))
+    return _plan(_stage1(shards, model, config, replace(running, cache_hidden=None), start))
 
 
 def run_stage2(
@@ -164,58 +176,54 @@ def plan_sft(shards: Shards, model: str, config: SftConfig, running: Running = A
     return _plan(_sft(shards, model, config, running))
 
 
-def _stage1(shards: Shards, model: str, config: Stage1Config, running: Running) -> _Wanted:
+def _stage1(shards: Shards, model: str, config: Stage1Config, running: Running, start: Path | None) -> _Wanted:
     selections, folder = _select(shards, running.limit), find_model(model)
     _check_origin(selections, folder, model)
     if running.cache_hidden is not None:
         _check_states_stay(config)
+    origin = None if start is None else Origin.of(start, selections, config, ("sft", "stage1"))
+    known = None if origin is None else origin.head(config)
 
     def build() -> Lesson:
         set_seed(config.seed)
         backbone = load_backbone(folder, config.precision, trainable=config.trainable)
-        head = ProjectionHead(
+        if origin is not None:
+            origin.put_on(backbone, config)
+        head = known or ProjectionHead(
             width_in=backbone.width,
             width_out=selections[0].shards.width,
             hidden=config.head.hidden,
             activation=config.head.activation,
-        ).to(backbone.device)
-        supply = Supply.of(selections, backbone, config)
-        if config.scaling != "none":
+        )
+        head.to(backbone.device)
+        supply = Supply.of(selections, backbone, config, probe=None if origin is None else origin.probe())
+        if known is None and config.scaling != "none":
             head.set_scale(*supply.scale(per_dimension=config.scaling == "dimension"))
         return _latent_lesson(backbone, head, config, supply, running.cache_hidden)
 
-    return _Wanted(stage="stage1", model=model, recipe=config, selections=selections, running=running, build=build)
+    return _Wanted(
+        stage="stage1",
+        model=model,
+        recipe=config,
+        selections=selections,
+        running=running,
+        build=build,
+        start=None if start is None else checkpoints.weights_sha256(start),
+    )
 
 
 def _stage2(shards: Shards, model: str, start: Path, config: Stage2Config, running: Running) -> _Wanted:
-    origin = checkpoints.load_config(start)
-    if origin.stage != "stage1":
-        raise CheckpointError(f"{start} is a {origin.stage} checkpoint: stage 2 starts --from one of stage 1")
     selections, folder = _select(shards, running.limit), find_model(model)
     _check_origin(selections, folder, model)
-    encoding = selections[0].shards.manifest.encoding_fingerprint
-    if origin.encoding != encoding:
-        raise ShardMismatch(
-            f"{start} was trained on latents of encoding {origin.encoding[:12]}, the shards in "
-            f"{selections[0].shards.folder} are of {encoding[:12]}: use the shards that stage 1 used, or train stage 1 "
-            "on these"
-        )
-    known = from_dict(LoraSettings, origin.run["recipe"]["lora"])
-    if "adapter" in origin.learnt and config.trainable == "lora" and known != config.lora:
-        raise UsageError(
-            f"stage 2 goes on with the adapter of {start}, which has {_listed(known)}: give the same ones, not "
-            f"{_listed(config.lora)}"
-        )
-    head = checkpoints.load_head(start, origin)
+    origin = Origin.of(start, selections, config, ("stage1",))
+    head = checkpoints.load_head(start, origin.config)
 
     def build() -> Lesson:
         set_seed(config.seed)
         backbone = load_backbone(folder, config.precision, trainable=config.trainable)
+        origin.put_on(backbone, config)
         head.to(backbone.device)
-        checkpoints.check_backbone(start, origin, backbone)
-        checkpoints.load_learnt(start, origin, backbone, trainable=config.trainable == "lora")
-        probe = checkpoints.load_probe(start, origin)
-        supply = Supply.of(selections, backbone, config, probe=probe)
+        supply = Supply.of(selections, backbone, config, probe=origin.probe())
         return _latent_lesson(backbone, head, config, supply)
 
     return _Wanted(
@@ -518,11 +526,6 @@ def _check_origin(selections: Sequence[Selection], folder: ModelFolder, model: s
                 f"{first.folder} of {first.manifest.encoding_fingerprint[:12]}: latents of two styles can't be learnt "
                 "together, render and embed both alike"
             )
-
-
-def _listed(settings: LoraSettings) -> str:
-    """An adapter's settings in words."""
-    return ", ".join(f"{name} {value}" for name, value in asdict(settings).items())
 
 
 def _kind_of_answers(selections: Sequence[Selection]) -> scoring.Kind:
