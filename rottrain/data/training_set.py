@@ -5,6 +5,7 @@ Shapes: L latents, D embedding width, S character slots of a latent.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -34,6 +35,8 @@ _BLANK_LATENTS = 32
 _BOOK_ROWS = 20_000
 """Rows, the first ones of each folder, whose latents make the book."""
 _MOST_PAGES = 16_384
+_NAMED_CHARACTERS = 8
+"""Characters that the alphabet lacks, the most frequent ones, that are named."""
 _QUANTILES = (0.5, 0.9, 0.95, 1.0)
 
 
@@ -103,9 +106,17 @@ class Supply:
             known=probe,
         )
 
-    def book(self) -> Book | None:
-        """Latents of the first rows by what they show, each once; None unless pictures are to be fed back."""
-        return book_of(self.selections, self.shape) if self.recipe.feedback == "picture" else None
+    def book(self, *, quiet: bool = False) -> Book | None:
+        """Latents of the first rows by what they show, each once; None unless pictures are to be fed back.
+
+        Says, unless it is to be quiet, how many have no name.
+        """
+        if self.recipe.feedback == "latent":
+            return None
+        book, nameless = book_of(self.selections, self.shape)
+        if nameless.latents and not quiet:
+            say(nameless.as_words(book.alphabet))
+        return book
 
     def scale(self, *, per_dimension: bool) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of the targets, [D] each; one deviation for all unless `per_dimension`."""
@@ -155,17 +166,35 @@ def context_of(manifest: Manifest) -> Literal["strip", "latent"]:
     return "latent" if manifest.settings.get("context") == "latent" else "strip"
 
 
-def book_of(selections: Sequence[Selection], shape: Shape) -> Book:
-    """The book of the first rows of some shards, with the blank page first.
+@dataclass(kw_only=True)
+class Nameless:
+    """Latents that show what no class of an alphabet stands for, so that they can't be named and not be in a book."""
 
-    Says how many of their latents have no name, since the alphabet lacks a character of theirs.
-    """
+    latents: int = 0
+    of: int = 0
+    """All latents that were looked at."""
+    lacking: Counter[str] = field(default_factory=Counter)
+    """Latents by the characters of theirs that the alphabet does not have."""
+
+    def as_words(self, alphabet: Alphabet) -> str:
+        """How many there are, and why."""
+        some = ", ".join(ascii(character) for character, _ in self.lacking.most_common(_NAMED_CHARACTERS))
+        others = f" and {rest} others" if (rest := len(self.lacking) - _NAMED_CHARACTERS) > 0 else ""
+        why = f"the {len(alphabet.characters)} characters of the alphabet are without {some}{others}"
+        return (
+            f"{self.latents} of {self.of} latents ({self.latents / self.of:.1%}) can't be named and are fed back as "
+            f"they are predicted: {why if some else f'they show more than {alphabet.slots} characters'}"
+        )
+
+
+def book_of(selections: Sequence[Selection], shape: Shape) -> tuple[Book, Nameless]:
+    """The book of the first rows of some shards, with the blank page first, and what can't be in it."""
     assert shape.alphabet is not None
     assert shape.blank_D is not None
     pages: dict[bytes, NDArray[Any]] = {}
     nothing = np.full(shape.alphabet.slots, NOTHING, dtype=np.int64)
     pages[nothing.tobytes()] = shape.blank_D
-    seen, nameless = 0, 0
+    nameless, known = Nameless(), set(shape.alphabet.characters)
     for selection in selections:
         rows = 0
         for group in selection.shards:
@@ -174,7 +203,12 @@ def book_of(selections: Sequence[Selection], shape: Shape) -> Book:
                 assert labels_KS is not None
                 latents_KD = group.embedding_LD[group.offsets[row] : group.offsets[row + 1]]
                 named_K = (labels_KS != OTHER).all(axis=1)
-                seen, nameless = seen + len(named_K), nameless + int((~named_K).sum())
+                nameless.of += len(named_K)
+                for latent in np.flatnonzero(~named_K):
+                    assert spans is not None
+                    nameless.latents += 1
+                    text = as_drawn(group.cots[row], shape.line_break)[spans[latent] : spans[latent + 1]]
+                    nameless.lacking.update(sorted(set(text) - known))
                 for latent in np.flatnonzero(named_K):
                     page = labels_KS[latent].tobytes()
                     if page not in pages and len(pages) < _MOST_PAGES:
@@ -182,15 +216,10 @@ def book_of(selections: Sequence[Selection], shape: Shape) -> Book:
             rows += len(group)
             if rows >= _BOOK_ROWS:
                 break
-    if nameless:
-        say(
-            f"{nameless} of {seen} latents have no name, since they show characters that are not among the "
-            f"{len(shape.alphabet.characters)} of the alphabet: they are fed back as they are predicted"
-        )
     stored = selections[0].shards.manifest.settings.get("store", "float16")
     latents = np.stack(list(pages.values())).astype(np.float16 if stored == "float16" else np.float32)
     classes = np.stack([np.frombuffer(page, dtype=np.int64) for page in pages])
-    return Book(shape.alphabet, torch.from_numpy(classes.copy()), torch.from_numpy(latents))
+    return Book(shape.alphabet, torch.from_numpy(classes.copy()), torch.from_numpy(latents)), nameless
 
 
 def blank_latent(folder: ModelFolder, manifest: Manifest | None = None) -> NDArray[np.float32]:

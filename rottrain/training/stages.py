@@ -299,7 +299,7 @@ def _latent_lesson(
     probe = supply.probe(head)
     _let_learn(backbone, recipe, train_tokens=recipe.train_tokens)
     states = HiddenStates(cache_hidden, supply.selections, backbone, supply.shape) if cache_hidden else None
-    learner = Learner(backbone, head, recipe, probe, states, supply.book())
+    learner = Learner(backbone, head, recipe, probe, states, supply.book(quiet=not is_main()))
     return Lesson(
         learner=learner,
         rows=KnownRows(supply.rows, states) if states else supply.rows,

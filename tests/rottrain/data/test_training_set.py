@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+import rotdata
 from rotdata.errors import UsageError
 from rotdata.shards import EmbeddingShards
 from rottrain.config import Stage1Config
@@ -91,3 +92,33 @@ def test_without_a_use_there_is_no_probe(embedded: Path, backbone: Backbone, hea
     probe = supply(embedded, backbone, validation_rows=2).probe(head)
     assert probe is not None
     assert set("0123456789+=") <= set(probe.alphabet.characters) | set("0123456789")
+
+
+@pytest.fixture(scope="module")
+def of_many_letters(tmp_path_factory: pytest.TempPathFactory, tiny_folder: Path) -> Path:
+    """Shards of 260 letters, each once and six to a latent, after a row of signs that are there often."""
+    folder = tmp_path_factory.mktemp("letters")
+    letters = "".join(map(chr, range(0x100, 0x100 + 260)))
+    cots = ["3+4=7 " * 4, *(letters[start : start + 60] for start in range(0, 260, 60))]
+    rows = [{"question": f"{number}?", "cot": cot, "answer": "1"} for number, cot in enumerate(cots)]
+    rotdata.render_corpus(rows, out=folder / "strips", style=rotdata.StripStyle(cells=6))
+    rotdata.embed(folder / "strips", folder / "shards", model=str(tiny_folder), dtype="float32", context="latent")
+    return folder / "shards"
+
+
+def test_latents_of_characters_that_the_alphabet_lacks_are_counted_and_in_no_book(
+    of_many_letters: Path, backbone: Backbone, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = Stage1Config(feedback="picture", rollout="teacher", input_noise=0.0)
+    learnt = Supply.of([Selection.of(EmbeddingShards(of_many_letters))], backbone, recipe)
+    assert learnt.alphabet is not None
+    capsys.readouterr()
+    book = learnt.book()
+    said = capsys.readouterr().err
+    assert book is not None
+    assert len(learnt.alphabet.characters) == 254  # 6 signs and all letters but the last 12, which three latents show
+    assert said.startswith("3 of 48 latents (6.2%) can't be named and are fed back as they are predicted: ")
+    assert said.rstrip().endswith(f"are without {', '.join(map(ascii, map(chr, range(0x1F8, 0x200))))} and 4 others")
+    assert len(book) == 1 + 2 + 44 - 3  # the blank page, the first row's with and without a space at the end, letters
+    assert learnt.book(quiet=True) is not None
+    assert capsys.readouterr().err == ""

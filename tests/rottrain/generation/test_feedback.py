@@ -14,6 +14,7 @@ from rotdata.errors import CheckpointError, ShardMismatch, UsageError
 from rotdata.rendering.strips import StripStyle, renderer
 from rotdata.shards import EmbeddingShards
 from rottrain.export import export
+from rottrain.model.glyph_probe import OTHER
 from tests.rottrain.samples import SUMS
 
 
@@ -70,6 +71,40 @@ def test_thoughts_are_the_same_alone_and_in_a_batch_and_sampling_differs_by_seed
     sampled = [rot.generate(questions, budget=6, temperature=2.0, seed=seed) for seed in (0, 0, 1)]
     first, again, other = ([each.thought.text for each in made if each.thought] for made in sampled)
     assert first == again != other
+
+
+def test_a_thought_that_has_ended_stays_ended_at_any_budget(picture_checkpoint: Path) -> None:
+    rot = rottrain.RoT.from_pretrained(picture_checkpoint, precision="float32")
+    questions, length = [row["question"] for row in SUMS[::4]], 4
+    longest = rot.generate(questions, budget=4 * length)
+    ended = [number for number, made in enumerate(longest) if made.reasoning_tokens <= length]
+    assert ended
+    for budget in (length, length + 1, 2 * length, 3 * length):
+        found = rot.generate(questions, budget=budget)
+        for number in ended:
+            first, last = found[number], longest[number]
+            assert (first.reply, first.reasoning_tokens) == (last.reply, last.reasoning_tokens)
+            assert first.thought is not None
+            assert last.thought is not None
+            assert first.thought.texts == last.thought.texts
+            torch.testing.assert_close(first.latents_KD, last.latents_KD, atol=1e-5, rtol=1e-4)
+
+
+def test_what_can_not_be_named_is_fed_back_as_it_was_predicted_and_counted(picture_checkpoint: Path) -> None:
+    rot = rottrain.RoT.from_pretrained(picture_checkpoint, precision="float32")
+    assert rot.glyphs is not None
+    with torch.no_grad():
+        rot.glyphs.leave.bias.view(rot.glyphs.alphabet.slots, -1)[0, OTHER] = 1e3
+    questions = [row["question"] for row in SUMS[:3]]
+    for made, as_predicted in zip(
+        rot.generate(questions, budget=5), rot.generate(questions, budget=5, feedback="latent"), strict=True
+    ):
+        assert made.thought is not None
+        assert (made.thought.unnamed, made.thought.drawn) == (5, 0)
+        assert made.thought.text == 5 * "\ufffd"
+        torch.testing.assert_close(made.latents_KD, made.thought.predicted_KD)
+        torch.testing.assert_close(made.latents_KD, as_predicted.latents_KD, atol=1e-5, rtol=1e-4)
+        assert made.reply == as_predicted.reply
 
 
 def test_without_a_book_every_picture_is_drawn_and_thoughts_are_the_same(picture_checkpoint: Path) -> None:
