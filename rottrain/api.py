@@ -13,7 +13,7 @@ from rottrain.evaluation import evaluate as evaluation
 from rottrain.evaluation.evaluate import Result
 from rottrain.evaluation.modes import Mode
 from rottrain.generation.generate import Budget, RoT
-from rottrain.training.stages import Outcome, Running, Shards, run_sft, run_stage1, run_stage2
+from rottrain.training.stages import Outcome, Running, Shards, default_recipe, run_sft, run_stage1, run_stage2
 
 
 def stage1(
@@ -22,21 +22,22 @@ def stage1(
     *,
     start: str | Path | None = None,
     model: str = "tiny",
-    recipe: Recipe = DEFAULT_RECIPE,
+    recipe: Recipe | None = None,
     config: str | Path | None = None,
     **options: Any,
 ) -> Outcome:
     """Train a projection head to predict the latents of the shards, as `rottrain stage1` does; the same call resumes.
 
     `shards` are a folder, a dataset of the Hub, or several of them, each with :WEIGHT after it if wanted. `start` is a
-    checkpoint of `sft` or `stage1` to begin from, by default it is the base model. `options` are
-    keys of Stage1Config, which `config`, a YAML file, may hold too (max_steps, lr, budget, ...), and what decides
-    nothing that is learnt: resume, limit, workers, report_to and, in stage 1, cache_hidden.
+    checkpoint of `sft` or `stage1` to begin from, by default it is the base model. The recipe is by default `picture`
+    for shards of `context="latent"`, else `fast`. `options` are keys of Stage1Config, which `config`, a YAML file, may
+    hold too (max_steps, lr, budget, ...), and what decides nothing that is learnt: resume, limit, workers, report_to
+    and, in stage 1, cache_hidden.
 
     Raises UsageError, ShardMismatch, OutputOccupied, TrainingError, Interrupted.
     """
     running, changes = _parted(options)
-    chosen = load_yaml(Stage1Config, _file(config), recipe=recipe, **changes)
+    chosen = load_yaml(Stage1Config, _file(config), recipe=recipe or default_recipe(shards), **changes)
     return run_stage1(shards, model, Path(out), chosen, running, start=None if start is None else Path(start))
 
 
@@ -46,7 +47,7 @@ def stage2(
     out: str | Path,
     *,
     model: str = "tiny",
-    recipe: Recipe = DEFAULT_RECIPE,
+    recipe: Recipe | None = None,
     config: str | Path | None = None,
     **options: Any,
 ) -> Outcome:
@@ -55,7 +56,7 @@ def stage2(
     Arguments and errors are those of `stage1`, with keys of Stage2Config; CheckpointError for a `start` that is none.
     """
     running, changes = _parted(options)
-    chosen = load_yaml(Stage2Config, _file(config), recipe=recipe, **changes)
+    chosen = load_yaml(Stage2Config, _file(config), recipe=recipe or default_recipe(shards), **changes)
     return run_stage2(shards, model, Path(start), Path(out), chosen, running)
 
 
@@ -65,7 +66,7 @@ def sft(
     *,
     mode: SftMode,
     model: str = "tiny",
-    recipe: Recipe = DEFAULT_RECIPE,
+    recipe: Recipe | None = None,
     config: str | Path | None = None,
     **options: Any,
 ) -> Outcome:
@@ -74,7 +75,7 @@ def sft(
     Arguments and errors are those of `stage1`, with keys of SftConfig.
     """
     running, changes = _parted(options)
-    chosen = load_yaml(SftConfig, _file(config), recipe=recipe, mode=mode, **changes)
+    chosen = load_yaml(SftConfig, _file(config), recipe=recipe or DEFAULT_RECIPE, mode=mode, **changes)
     return run_sft(shards, model, Path(out), chosen, running)
 
 

@@ -1,6 +1,7 @@
 """What decides a training run: one frozen dataclass a stage; unknown keys are errors. Knows nothing of torch.
 
-The defaults are the recipe `fast`, the best that was found here; RECIPES says what the paper's changes in them
+The defaults are the recipe `fast`, the best that was found here for latents of whole strips; RECIPES says what the
+others change in them, the paper's and, for latents that are pictures of their own characters alone, `picture`
 (docs/glossary.md gives its sources).
 """
 

@@ -46,10 +46,11 @@ RolloutOption = Annotated[
     ),
 ]
 RecipeOption = Annotated[
-    Literal["paper", "fast", "picture"],
+    Literal["paper", "fast", "picture"] | None,
     typer.Option(
         "--recipe",
-        help="Defaults: the paper's, what works best here, or picture feedback, on shards of --context latent.",
+        help="Defaults: the paper's, what works best here, or picture feedback; without it picture for shards of "
+        "--context latent, fast for others.",
     ),
 ]
 TrainableOption = Annotated[

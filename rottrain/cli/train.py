@@ -60,7 +60,7 @@ def stage1(
     ] = None,
     model: Model = "tiny",
     config: Config = None,
-    recipe: RecipeOption = DEFAULT_RECIPE,
+    recipe: RecipeOption = None,
     rollout: RolloutOption = None,
     max_steps: MaxSteps = None,
     epochs: Epochs = None,
@@ -102,9 +102,9 @@ def stage1(
     """Visual alignment: train the projection head to predict the latents of the rendered reasoning."""
     overrides = _given(locals(), f"shards out start model config recipe {_CARRIED_OUT} cache_hidden")
     from rottrain.config import Stage1Config, load_yaml
-    from rottrain.training.stages import Running, plan_stage1, run_stage1
+    from rottrain.training.stages import Running, default_recipe, plan_stage1, run_stage1
 
-    chosen = load_yaml(Stage1Config, config, recipe=recipe, **overrides)
+    chosen = load_yaml(Stage1Config, config, recipe=recipe or default_recipe(shards), **overrides)
     running = Running(resume=resume, limit=limit, workers=workers, cache_hidden=cache_hidden, report_to=report_to)
     if dry_run:
         _tell(plan_stage1(shards, model, chosen, running, start=start), as_json=json_)
@@ -118,7 +118,7 @@ def stage2(
     out: Out,
     model: Model = "tiny",
     config: Config = None,
-    recipe: RecipeOption = DEFAULT_RECIPE,
+    recipe: RecipeOption = None,
     rollout: RolloutOption = None,
     max_steps: MaxSteps = None,
     epochs: Epochs = None,
@@ -155,9 +155,9 @@ def stage2(
     """Latent fine-tuning: train a LoRA adapter to answer from the latents that the frozen head predicts."""
     overrides = _given(locals(), f"shards start out model config recipe {_CARRIED_OUT}")
     from rottrain.config import Stage2Config, load_yaml
-    from rottrain.training.stages import Running, plan_stage2, run_stage2
+    from rottrain.training.stages import Running, default_recipe, plan_stage2, run_stage2
 
-    chosen = load_yaml(Stage2Config, config, recipe=recipe, **overrides)
+    chosen = load_yaml(Stage2Config, config, recipe=recipe or default_recipe(shards), **overrides)
     running = Running(resume=resume, limit=limit, workers=workers, report_to=report_to)
     if dry_run:
         _tell(plan_stage2(shards, model, start, chosen, running), as_json=json_)
@@ -173,7 +173,7 @@ def sft(
     out: Out,
     model: Model = "tiny",
     config: Config = None,
-    recipe: RecipeOption = DEFAULT_RECIPE,
+    recipe: RecipeOption = None,
     max_steps: MaxSteps = None,
     epochs: Epochs = None,
     batch_size: BatchSize = None,
@@ -204,7 +204,7 @@ def sft(
     from rottrain.config import SftConfig, load_yaml
     from rottrain.training.stages import Running, plan_sft, run_sft
 
-    chosen = load_yaml(SftConfig, config, recipe=recipe, **overrides)
+    chosen = load_yaml(SftConfig, config, recipe=recipe or DEFAULT_RECIPE, **overrides)
     running = Running(resume=resume, limit=limit, workers=workers, report_to=report_to)
     if dry_run:
         _tell(plan_sft(shards, model, chosen, running), as_json=json_)

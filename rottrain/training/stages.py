@@ -11,7 +11,7 @@ import resource
 import shutil
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -24,12 +24,15 @@ from transformers import set_seed
 from transformers.integrations import get_available_reporting_integrations
 
 from rotdata import hub
+from rotdata.console import say
 from rotdata.encoders import tower_hashes
 from rotdata.encoders.models import ModelFolder, find_model
 from rotdata.errors import OutputOccupied, ShardMismatch, UsageError
 from rotdata.shards import EmbeddingShards, locked, write_atomically
 from rottrain.config import (
+    DEFAULT_RECIPE,
     LatentConfig,
+    Recipe,
     SftConfig,
     Stage1Config,
     Stage2Config,
@@ -490,15 +493,33 @@ def _claim(out: Path, identity: dict[str, Any]) -> bool:
 
 def _select(shards: Shards, limit: int | None) -> list[Selection]:
     """The rows that `shards` name. Raises UsageError, ShardError, HubError, and ShardMismatch if there are none."""
-    named = [shards] if isinstance(shards, Path | str) else list(shards)
     selections = []
-    for each in named:
-        name, weight = parse_weighted(each) if isinstance(each, str) else (each, 1.0)
-        data = EmbeddingShards(hub.locate(name) if isinstance(name, str) else name)
+    for data, weight in _opened(shards):
         selections.append(Selection.of(data, weight=weight, limit=limit))
         if not len(selections[-1]):
             raise ShardMismatch(f"{data.folder} holds no rows to train on")
     return selections
+
+
+def _opened(shards: Shards) -> Iterator[tuple[EmbeddingShards, float]]:
+    """The folders that `shards` name, and how often an epoch takes each of their rows."""
+    for each in [shards] if isinstance(shards, Path | str) else shards:
+        name, weight = parse_weighted(each) if isinstance(each, str) else (each, 1.0)
+        yield EmbeddingShards(hub.locate(name) if isinstance(name, str) else name), weight
+
+
+def default_recipe(shards: Shards) -> Recipe:
+    """The recipe of a latent stage if none is asked for: `picture` where a latent is a picture of its own.
+
+    Says which it is and why. Raises UsageError, ShardError, HubError.
+    """
+    data, _ = next(_opened(shards))
+    alone = context_of(data.manifest) == "latent"
+    recipe: Recipe = "picture" if alone else DEFAULT_RECIPE
+    if is_main():
+        encoded = "the picture of its own characters alone" if alone else "encoded with its whole strip"
+        say(f"recipe {recipe}, since each latent in {data.folder} is {encoded}; --recipe chooses another")
+    return recipe
 
 
 def _check_origin(selections: Sequence[Selection], folder: ModelFolder, model: str) -> None:

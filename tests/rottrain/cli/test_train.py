@@ -18,6 +18,7 @@ import typer.main
 from rottrain.cli import app
 from rottrain.config import SftConfig, Stage1Config, Stage2Config
 from rottrain.model import checkpoints
+from rottrain.training import stages
 from rottrain.training.stages import RUN
 from rottrain.training.trainer import complete_states
 from tests.helpers import REPOSITORY, Result, assert_refused
@@ -113,6 +114,46 @@ def test_every_option_of_a_stage_is_a_key_of_its_recipe(name: str, config: Any) 
     }
     recipe = {parameter.name for parameter in command.params} - apart
     assert recipe <= vars(config()).keys()
+
+
+@pytest.mark.parametrize("command", ["stage1", "stage2"])
+@pytest.mark.parametrize(
+    ("context", "asked", "feedback", "why"),
+    [
+        (
+            "latent",
+            None,
+            "picture",
+            "recipe picture, since each latent in {} is the picture of its own characters alone",
+        ),
+        ("strip", None, "latent", "recipe fast, since each latent in {} is encoded with its whole strip"),
+        ("latent", "fast", "latent", None),
+    ],
+)
+def test_shards_say_by_which_recipe_they_are_learnt(
+    command: str,
+    context: str,
+    asked: str | None,
+    feedback: str,
+    why: str | None,
+    monkeypatch: pytest.MonkeyPatch,
+    run_rottrain: Run,
+    picture_shards: Path,
+    embedded: Path,
+    tmp_path: Path,
+) -> None:
+    chosen: list[Any] = []
+    monkeypatch.setattr(stages, f"plan_{command}", lambda *given, **_: chosen.append(given[-2]) or stages.Plan(
+        rows=1, validation_rows=0, steps=1, trainable_parameters=1, parameters=1, memory_gib={}, step_seconds=0,
+        eta_seconds=0,
+    ))  # fmt: skip
+    shards = picture_shards if context == "latent" else embedded
+    start = ("--from", tmp_path) if command == "stage2" else ()
+    recipe = ("--recipe", asked) if asked else ()
+    result = run_rottrain(command, "--shards", shards, *start, *recipe, "--out", tmp_path / "out", "--dry-run")
+    assert result.code == 0
+    assert [each.feedback for each in chosen] == [feedback]
+    assert result.err == (f"{why.format(shards)}; --recipe chooses another\n" if why else "")
 
 
 def test_an_unknown_key_in_a_recipe_exits_2(
