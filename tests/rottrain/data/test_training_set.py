@@ -119,6 +119,6 @@ def test_latents_of_characters_that_the_alphabet_lacks_are_counted_and_in_no_boo
     assert len(learnt.alphabet.characters) == 254  # 6 signs and all letters but the last 12, which three latents show
     assert said.startswith("3 of 48 latents (6.2%) can't be named and are fed back as they are predicted: ")
     assert said.rstrip().endswith(f"are without {', '.join(map(ascii, map(chr, range(0x1F8, 0x200))))} and 4 others")
-    assert len(book) == 1 + 2 + 44 - 3  # the blank page, the first row's with and without a space at the end, letters
+    assert len(book) == 1 + 1 + 44 - 3  # the blank page, the first row's, letters
     assert learnt.book(quiet=True) is not None
     assert capsys.readouterr().err == ""
