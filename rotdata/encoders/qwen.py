@@ -16,12 +16,12 @@ from torch import Tensor
 from transformers import (
     AutoConfig,
     PreTrainedModel,
-    Qwen2_5_VisionTransformerPretrainedModel,
     Qwen3_5MoeVisionModel,
     Qwen3_5VisionModel,
     Qwen3VLMoeVisionModel,
     Qwen3VLVisionModel,
 )
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VisionTransformerPretrainedModel
 from transformers.vision_utils import (
     get_vision_interpolation_indices_and_weights,
     get_vision_position_ids,

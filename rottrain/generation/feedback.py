@@ -10,7 +10,7 @@ Shapes: B rows, K latents, D embedding width, S character slots of a latent, C c
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
 from torch import Tensor
@@ -33,6 +33,10 @@ class Read:
     """Whether the picture of what was read was fed back; where not, the predicted latent was."""
     missed_BK: Tensor
     """Whether what was read was not in the book."""
+
+    def cpu(self) -> Read:
+        """The same on the host."""
+        return Read(**{each.name: getattr(self, each.name).cpu() for each in fields(self)})
 
 
 class PictureFeedback:
@@ -96,7 +100,7 @@ class PictureFeedback:
         fitting = [number for number, text in enumerate(texts) if self._pictures.fits(text)]
         if fitting:
             latents = torch.from_numpy(self._pictures.latents([texts[number] for number in fitting]))
-            self.book.add(different_NS[fitting], latents)
+            self.book.add(different_NS[torch.tensor(fitting, device=different_NS.device)], latents)
 
 
 def blank_book(alphabet: Alphabet, pictures: Pictures) -> Book:

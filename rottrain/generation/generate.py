@@ -324,7 +324,9 @@ class RoT:
             reader = self.reader(questions, sampling, draws=draws)
             thought = unroll(self.backbone, self.head, prompt, budget, stop=ends, feedback=reader)
             read = reader.read()
-            if draws or not bool(read.missed_BK.any()):
+            steps_K = torch.arange(read.missed_BK.shape[1], device=read.missed_BK.device)
+            counted_BK = steps_K < thought.counts_B[:, None]  # what a thought that has ended goes on to say is dropped
+            if draws or not bool((read.missed_BK & counted_BK).any()):
                 break
         return thought, read
 
@@ -379,19 +381,20 @@ class RoT:
         made = self._generations(questions, said, kept, timings)
         if read is None:
             return made
+        predicted_BKD, read = thought.latents_BKD.float().cpu(), read.cpu()
         return [
-            replace(each, thought=self._thought(thought, read, row, count))
+            replace(each, thought=self._thought(predicted_BKD, read, row, count))
             for row, (each, count) in enumerate(zip(made, counts, strict=True))
         ]
 
-    def _thought(self, thought: Unrolled, read: Read, row: int, count: int) -> Thought:
-        """What was read in the first `count` latents of a row of a batch."""
+    def _thought(self, predicted_BKD: Tensor, read: Read, row: int, count: int) -> Thought:
+        """What was read in the first `count` latents of a row of a batch; all of it is on the host."""
         assert self.book is not None
         named = read.named_BK[row, :count].tolist()
         return Thought(
             texts=texts_of(self.book, read.classes_BKS[row, :count], named),
             confidences=read.confidence_BK[row, :count].tolist(),
-            predicted_KD=thought.latents_BKD[row, :count].float().cpu(),
+            predicted_KD=predicted_BKD[row, :count],
             drawn=int(read.missed_BK[row, :count].sum()),
             unnamed=named.count(False),
         )

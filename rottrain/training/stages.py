@@ -302,7 +302,8 @@ def _latent_lesson(
     probe = supply.probe(head)
     _let_learn(backbone, recipe, train_tokens=recipe.train_tokens)
     states = HiddenStates(cache_hidden, supply.selections, backbone, supply.shape) if cache_hidden else None
-    learner = Learner(backbone, head, recipe, probe, states, supply.book(quiet=not is_main()))
+    book = supply.book(quiet=not is_main())
+    learner = Learner(backbone, head, recipe, probe, states, None if book is None else book.to(backbone.device))
     return Lesson(
         learner=learner,
         rows=KnownRows(supply.rows, states) if states else supply.rows,
