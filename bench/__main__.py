@@ -19,6 +19,8 @@ FIGURES = {
     "embed-limit": "embed_limit:figures",
     "embed-limit-tiny": "embed_limit:tiny_figures",
     "embed-limit-4b": "embed_limit:figures_4b",
+    "embed-book": "embed_book:figures",
+    "book-bytes": "embed_book:figures",
     "stage1-student": "stage1:figures",
     "stage1-teacher": "stage1:figures",
     "train-limit": "train_limit:figures",

@@ -46,6 +46,14 @@ def compare(
     }
 
 
+def timed(call: Callable[[], object]) -> float:
+    """Seconds of a second call."""
+    call()
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
 def gsm8k_texts(limit: int) -> tuple[str, list[str]]:
     """Name and texts of GSM8K's chains of thought, from the folder that ROT_DATA names; else of the toy corpus."""
     folder = os.environ.get("ROT_DATA")

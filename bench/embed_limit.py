@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import shutil
 import tempfile
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -20,7 +19,7 @@ import torch
 from torch import Tensor
 from transformers import AutoConfig, Qwen3VLVisionModel
 
-from bench.common import compare, gsm8k_texts
+from bench.common import compare, gsm8k_texts, timed
 from bench.models import model_8x512, stock_tower, tiny, tower_4b
 from rotdata.corpora import Source
 from rotdata.encoders import CPU_PATCHES_PER_CALL, Precision, default_precision, load_encoder
@@ -55,13 +54,13 @@ def _figure(name: str, folder: ModelFolder, rows: int) -> dict[str, Any]:
     pictures = [render(text, StripStyle()).pixels for text in dict.fromkeys(texts)]
     sizes = [pixels.size // encoder.geometry.patch_px**2 for pixels in pictures]
     grouped = [[pictures[i] for i in call] for call in calls(sizes, CPU_PATCHES_PER_CALL)]
-    packed = [_packed(call, encoder.geometry, dtype) for call in grouped]
+    together = [packed(call, encoder.geometry, dtype) for call in grouped]
     alike = [
-        _packed(list(same), encoder.geometry, dtype)
+        packed(list(same), encoder.geometry, dtype)
         for call in grouped
         for _, same in groupby(call, key=lambda pixels: pixels.shape)
     ]
-    bare = min((packed, alike), key=lambda inputs: _seconds(lambda: _run(tower, inputs[: len(inputs) // 4 + 1])))
+    bare = min((together, alike), key=lambda inputs: timed(lambda: run_tower(tower, inputs[: len(inputs) // 4 + 1])))
     work = Path(tempfile.mkdtemp(prefix="rot-bench-"))
     try:
         file = work / "rows.jsonl"
@@ -75,7 +74,7 @@ def _figure(name: str, folder: ModelFolder, rows: int) -> dict[str, Any]:
             pipeline.embed(work / "strips", encoder, work / "embedded", mode=again)
 
         figure = compare(
-            name, ours, lambda: _run(tower, bare), units=sum(sizes), unit="patches/s", corpus=corpus, dtype=dtype
+            name, ours, lambda: run_tower(tower, bare), units=sum(sizes), unit="patches/s", corpus=corpus, dtype=dtype
         )
     finally:
         shutil.rmtree(work)
@@ -91,22 +90,17 @@ def _figure(name: str, folder: ModelFolder, rows: int) -> dict[str, Any]:
 Inputs = tuple[Tensor, Tensor]
 
 
-def _packed(pictures: Sequence[Any], geometry: Any, dtype: Precision) -> Inputs:
+def packed(pictures: Sequence[Any], geometry: Any, dtype: Precision) -> Inputs:
+    """A call of the stock tower, ready in memory."""
     patches, grid = pack(pictures, geometry)
     return torch.from_numpy(patches).to(getattr(torch, dtype)), torch.from_numpy(grid)
 
 
 @torch.inference_mode()
-def _run(tower: Qwen3VLVisionModel, inputs: list[Inputs]) -> None:
+def run_tower(tower: Qwen3VLVisionModel, inputs: list[Inputs]) -> None:
+    """Calls of the bare tower, whose output is thrown away."""
     for patches, grid in inputs:
         tower(patches, grid_thw=grid)
-
-
-def _seconds(call: Callable[[], object]) -> float:
-    call()
-    started = time.perf_counter()
-    call()
-    return time.perf_counter() - started
 
 
 def _flop_a_patch(folder: ModelFolder, sizes: Sequence[int]) -> float:
@@ -125,4 +119,4 @@ def _flop_a_patch(folder: ModelFolder, sizes: Sequence[int]) -> float:
 
 def _matmul_flop_s(dtype: Precision) -> float:
     left, right = (torch.ones(_MATRIX, _MATRIX, dtype=getattr(torch, dtype)) for _ in range(2))
-    return 2 * _MATRIX**3 / min(_seconds(lambda: left @ right) for _ in range(5))
+    return 2 * _MATRIX**3 / min(timed(lambda: left @ right) for _ in range(5))

@@ -19,6 +19,7 @@ from hypothesis import settings
 from rotdata.corpora import Source
 from rotdata.rendering.strips import StripStyle
 from rotdata.runs import pipeline
+from rotdata.runs.embedding import EmbedSettings
 from tests.helpers import Result, StandInEncoder
 
 settings.register_profile("facts", deadline=None, derandomize=True, database=None)
@@ -88,4 +89,20 @@ def toy_embeddings(toy_strips: Path) -> Path:
     """Embedding shards of those strips by a stand-in encoder of D = 4. Read only: copy them before changing them."""
     out = toy_strips.parent / "embeddings"
     pipeline.embed(toy_strips, StandInEncoder(), out)
+    return out
+
+
+@pytest.fixture(scope="session")
+def toy_cells(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Strip shards of 10 toy rows in cells, 4 a shard. Read only: copy them before changing them."""
+    out = tmp_path_factory.mktemp("cells") / "strips"
+    pipeline.render(Source(location="toy", corpus="toy", limit=10), StripStyle(cells=6), out, rows_per_shard=4)
+    return out
+
+
+@pytest.fixture(scope="session")
+def toy_alone(toy_cells: Path) -> Path:
+    """Shards of those strips, each latent its own picture, by a stand-in encoder of D = 4. Read only."""
+    out = toy_cells.parent / "alone"
+    pipeline.embed(toy_cells, StandInEncoder(), out, settings=EmbedSettings(context="latent"))
     return out

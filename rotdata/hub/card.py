@@ -362,7 +362,14 @@ def _example(section: Section) -> str:
 
 
 def _columns(manifest: Manifest) -> str:
-    rows = [(column.name, f"`{column.type}`", _MEANINGS[column.name]) for column in manifest.schema]
+    meanings = _MEANINGS
+    if manifest.encoder is not None and manifest.context == "latent":
+        width, store = _inline(manifest.encoder["width"]), manifest.store
+        meanings = _MEANINGS | {
+            "embedding": f"K latents, as the language model receives them, each the bytes of {width} little-endian "
+            f'values of {store}: `np.frombuffer(b"".join(embedding), "{store}").reshape(-1, {width})`'
+        }
+    rows = [(column.name, f"`{column.type}`", meanings[column.name]) for column in manifest.schema]
     return _table(("column", "type", ""), rows)
 
 

@@ -16,7 +16,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -27,7 +27,7 @@ from rotdata.encoders.patches import GeometryError, ResizeLimits, calls, latent_
 from rotdata.errors import UsageError
 from rotdata.rendering.png import decode_png
 from rotdata.runs import resumable
-from rotdata.shards.targets import TargetSettings, TooManyLatents, quantise, restore, shorten
+from rotdata.shards.targets import Context, TargetSettings, TooManyLatents, quantise, restore, shorten
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -37,9 +37,6 @@ _READ_AHEAD = max(1, min(4, (os.cpu_count() or 1) // 4))
 _WRITERS = max(1, min(8, (os.cpu_count() or 1) // 2))
 IN_FLIGHT = 2 * _READ_AHEAD + _WRITERS + 2
 """Shards begun and not given back, at most."""
-
-
-Context = Literal["strip", "latent"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,7 +255,7 @@ def _stored(
 ) -> resumable.Made:
     """The table of a shard's embeddings."""
     targets = settings.targets
-    schema = shards.embedding_schema(width, targets.store)
+    schema = shards.embedding_schema(width, targets.store, settings.context)
     kept: list[dict[str, Any]] = []
     stored: list[NDArray[Any]] = []
     rejects = []

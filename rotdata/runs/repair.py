@@ -21,7 +21,7 @@ from rotdata.runs.embedding import EmbedSettings
 from rotdata.shards.targets import TargetSettings, restore, shorten
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -179,10 +179,17 @@ def _encoded_again(
         pictures = latent_pictures(pixels) if settings.context == "latent" else [pixels]
         latents = np.concatenate(encoder.launch(pictures)())
         anew, _ = shorten(latents, None, settings.targets)
-        stored = np.array(row["embedding"], dtype=np.float32)
+        stored = _as_stored(row["embedding"], manifest)
         if "scale" in row:
-            stored = restore(stored.astype(np.int8), np.array(row["scale"], dtype=np.float32))
-        yield row["id"], stored, anew
+            stored = restore(stored, np.array(row["scale"], dtype=np.float32))
+        yield row["id"], stored.astype(np.float32), anew
+
+
+def _as_stored(latents: Sequence[Any], manifest: shards.Manifest) -> NDArray[Any]:
+    """A row's latents as they stand in its shard, [K, D]."""
+    if manifest.context == "latent":
+        return np.frombuffer(b"".join(latents), manifest.store).reshape(len(latents), -1)
+    return np.array(latents, manifest.store)
 
 
 def _drawn(draw: Renderer, text: str, manifest: shards.Manifest) -> NDArray[np.uint8]:

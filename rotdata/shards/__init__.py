@@ -23,6 +23,7 @@ from rotdata.shards.manifest import SCHEMA_VERSION, Kind, Manifest, Plan, ShardE
 from rotdata.shards.reader import EmbeddedRows, EmbeddingShards, Texts, read_table, sample
 from rotdata.shards.rejects import read_rejects, reject_line, rejects_by_shard, rejects_sha256, write_rejects
 from rotdata.shards.schema import embedding_schema, strip_schema
+from rotdata.shards.targets import Context
 from rotdata.shards.verification import Mismatch, intact, listed, verify
 from rotdata.shards.writer import ShardFile, embedding_column, write_shard
 
@@ -30,6 +31,7 @@ __all__ = [
     "MANIFEST",
     "REJECTS",
     "SCHEMA_VERSION",
+    "Context",
     "EmbeddedRow",
     "EmbeddedRows",
     "EmbeddingShards",

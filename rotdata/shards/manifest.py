@@ -16,7 +16,7 @@ import pyarrow as pa
 from rotdata.errors import ShardError
 from rotdata.shards.files import MANIFEST, Files, LocalFiles, write_atomically
 from rotdata.shards.schema import embedding_schema, strip_schema
-from rotdata.shards.targets import Store
+from rotdata.shards.targets import Context, Store
 
 SCHEMA_VERSION = 1
 Kind = Literal["strips", "embeddings"]
@@ -123,11 +123,23 @@ class Manifest:
         return self.settings.get("pool", 1) == 1 and not resampled and "resize" not in self.settings
 
     @property
+    def store(self) -> Store:
+        """Type of the values of its latents."""
+        store: Store = self.settings.get("store", "float16")
+        return store
+
+    @property
+    def context(self) -> Context:
+        """What its latents were encoded with."""
+        context: Context = self.settings.get("context", "strip")
+        return context
+
+    @property
     def schema(self) -> pa.Schema:
         """Columns of its shards."""
         if self.encoder is None:
             return strip_schema()
-        return embedding_schema(self.encoder["width"], self.settings.get("store", "float16"))
+        return embedding_schema(self.encoder["width"], self.store, self.context)
 
     @property
     def entries(self) -> list[ShardEntry]:
@@ -216,8 +228,10 @@ class Manifest:
             width = self.encoder.get("width")
             if type(width) is not int or not 0 < width <= _WIDEST:
                 yield "encoder.width"
-            if not _fits(self.settings.get("store", "float16"), Store):
+            if not _fits(self.store, Store):
                 yield "settings.store"
+            if not _fits(self.context, Context):
+                yield "settings.context"
 
     def _strange_names(self) -> list[str]:
         """Names of shards that the plan would not give, and so may lie outside of the folder."""

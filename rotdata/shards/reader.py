@@ -126,7 +126,7 @@ class EmbeddingShards:
 
     def read_group(self, index: int) -> EmbeddedRows:
         """Rows of row group `index` of the whole folder. Raises ShardError."""
-        return rows_of(self.read_columns(index))
+        return rows_of(self.read_columns(index), self.manifest)
 
     def read_texts(self, index: int) -> Texts:
         """The texts of row group `index`; its embeddings are not read. Raises ShardError."""
@@ -170,13 +170,12 @@ class EmbeddingShards:
             raise ShardError(f"{self.folder}/{MANIFEST} has row groups of {grouped} rows in a shard of {entry.rows}")
 
 
-def rows_of(table: pa.Table) -> EmbeddedRows:
-    """A table of an embedding shard as plain arrays."""
+def rows_of(table: pa.Table, manifest: Manifest) -> EmbeddedRows:
+    """A table of an embedding shard as plain arrays. Raises ShardError for latents that are not as wide as all are."""
     column = table.column("embedding").combine_chunks()
     if isinstance(column, pa.ChunkedArray):
         column = column.chunk(0) if column.num_chunks else pa.array([], type=column.type)
-    vectors = column.values
-    values = vectors.values.to_numpy(zero_copy_only=True).reshape(-1, vectors.type.list_size)
+    values = _values(column.values, manifest)
     if "scale" in table.column_names:
         scales = table.column("scale").combine_chunks()
         scales = scales.chunk(0) if isinstance(scales, pa.ChunkedArray) and scales.num_chunks else scales
@@ -190,6 +189,24 @@ def rows_of(table: pa.Table) -> EmbeddedRows:
         offsets=column.offsets.to_numpy().astype(np.int64),
         embedding_LD=values,
     )
+
+
+def _values(latents: pa.Array, manifest: Manifest) -> NDArray[Any]:
+    """The values of latents as they are stored, [L, D]: a view of Arrow's memory."""
+    if not pa.types.is_large_binary(latents.type):
+        vectors: NDArray[Any] = latents.values.to_numpy(zero_copy_only=True).reshape(-1, latents.type.list_size)
+        return vectors
+    assert manifest.encoder is not None
+    width, value = manifest.encoder["width"], np.dtype(manifest.store)
+    if not len(latents):
+        return np.empty((0, width), value)
+    _, ends, content = latents.buffers()
+    ends_L = np.frombuffer(ends, np.int64, len(latents) + 1, 8 * latents.offset)
+    if latents.null_count or (np.diff(ends_L) != width * value.itemsize).any():
+        raise ShardError(
+            f"latents of {manifest.name} are not {width} values of {value}: the shards were edited; make them again"
+        )
+    return np.frombuffer(content, value, len(latents) * width, int(ends_L[0])).reshape(-1, width)
 
 
 def _unreadable(path: Path | str, error: Exception | str) -> ShardError:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from rotdata.shards.targets import Store
+from rotdata.shards.targets import Context, Store
 
 
 def strip_schema() -> pa.Schema:
@@ -25,8 +25,12 @@ def strip_schema() -> pa.Schema:
     return _with_features(columns, image={"_type": "Image"})
 
 
-def embedding_schema(width: int, store: Store) -> pa.Schema:
-    """Columns of an embedding shard of D = `width`."""
+def embedding_schema(width: int, store: Store, context: Context = "strip") -> pa.Schema:
+    """Columns of an embedding shard of D = `width`.
+
+    Of latents that are pictures of their own the values are bytes, one leaf of Parquet a latent: its dictionary then
+    holds each different latent once.
+    """
     value = {"float16": pa.float16(), "float32": pa.float32(), "int8": pa.int8()}[store]
     columns = [
         pa.field("id", pa.string()),
@@ -35,11 +39,13 @@ def embedding_schema(width: int, store: Store) -> pa.Schema:
         pa.field("answer", pa.string()),
         pa.field("num_latents", pa.int32()),
         pa.field("spans", pa.list_(pa.int32())),
-        pa.field("embedding", pa.list_(pa.list_(value, width))),
+        pa.field("embedding", pa.list_(pa.large_binary() if context == "latent" else pa.list_(value, width))),
     ]
     if store == "int8":
         columns.append(pa.field("scale", pa.list_(pa.float32())))
-    inner = {"feature": {"dtype": store, "_type": "Value"}, "length": width, "_type": "List"}
+    inner: dict[str, Any] = {"feature": {"dtype": store, "_type": "Value"}, "length": width, "_type": "List"}
+    if context == "latent":
+        inner = {"dtype": "large_binary", "_type": "Value"}
     return _with_features(columns, embedding={"feature": inner, "_type": "List"})
 
 

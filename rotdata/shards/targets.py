@@ -15,6 +15,8 @@ from rotdata.errors import UsageError
 
 Store = Literal["float16", "float32", "int8"]
 Longer = Literal["reject", "truncate", "resample"]
+Context = Literal["strip", "latent"]
+"""What a latent was encoded with: its whole strip, or its own picture alone."""
 
 _INT8_MAX = 127
 

@@ -105,7 +105,11 @@ def _problems(folder: Path, manifest: Manifest, entry: ShardEntry) -> Iterator[s
     if latents != entry.latents:
         yield f"{latents} latents, the manifest says {entry.latents}"
     if manifest.kind == "embeddings":
-        rows = rows_of(table)
+        try:
+            rows = rows_of(table, manifest)
+        except ShardError as error:
+            yield str(error)
+            return
         counted = np.diff(rows.offsets).tolist()
         if counted != table.column("num_latents").to_pylist():
             yield "num_latents differs from the embeddings' lengths"

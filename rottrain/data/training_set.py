@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -75,7 +75,7 @@ class Supply:
             )
         manifest = selections[0].shards.manifest
         style = manifest.style["style"]
-        alone = context_of(manifest) == "latent"
+        alone = manifest.context == "latent"
         if ends_blank and not alone:
             raise ShardMismatch(
                 f"the latents in {selections[0].shards.folder} were encoded with their whole strips, so characters do "
@@ -161,11 +161,6 @@ def lengths_of(selections: Sequence[Selection], budget: int | None) -> dict[str,
     return {f"{share:g}": int(np.quantile(said, share, method="inverted_cdf")) for share in _QUANTILES}
 
 
-def context_of(manifest: Manifest) -> Literal["strip", "latent"]:
-    """What the latents of shards were encoded with: their whole strip, or each its own picture alone."""
-    return "latent" if manifest.settings.get("context") == "latent" else "strip"
-
-
 @dataclass(kw_only=True)
 class Nameless:
     """Latents that show what no class of an alphabet stands for, so that they can't be named and not be in a book."""
@@ -224,7 +219,7 @@ def book_of(selections: Sequence[Selection], shape: Shape) -> tuple[Book, Namele
 
 def blank_latent(folder: ModelFolder, manifest: Manifest | None = None) -> NDArray[np.float32]:
     """The latent of a blank picture, or the mean one of a blank strip, [D]: all that training needs the tower for."""
-    if manifest is not None and context_of(manifest) == "latent":
+    if manifest is not None and manifest.context == "latent":
         assert manifest.encoder is not None
         alone: NDArray[np.float32] = Pictures(folder, style=manifest.style, encoder=manifest.encoder).latents([""])[0]
         return alone

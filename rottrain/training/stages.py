@@ -43,7 +43,7 @@ from rottrain.config import (
 )
 from rottrain.data.batches import Collator, ShardRows
 from rottrain.data.rows import RowOrder, Selection, hold_out, parse_weighted
-from rottrain.data.training_set import Supply, context_of, lengths_of
+from rottrain.data.training_set import Supply, lengths_of
 from rottrain.metrics import scoring
 from rottrain.model import checkpoints
 from rottrain.model.backbone import Backbone
@@ -466,7 +466,7 @@ def _save(lesson: Lesson, wanted: _Wanted, out: Path, result: dict[str, Any]) ->
         lengths=lengths_of(wanted.selections, recipe.budget) if isinstance(recipe, LatentConfig) else None,
         alphabet={"characters": probe.alphabet.characters, "slots": probe.alphabet.slots} if probe else None,
         mode=recipe.mode if isinstance(recipe, SftConfig) else None,
-        context=context_of(manifest),
+        context=manifest.context,
         feedback=recipe.feedback if isinstance(recipe, LatentConfig) else "latent",
     )
     write_atomically(out / RECIPE, as_yaml(recipe).encode())

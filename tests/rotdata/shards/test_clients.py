@@ -1,0 +1,106 @@
+"""Others read the latents of our shards without our code, and latents of their own are stored once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import duckdb
+import numpy as np
+import pandas as pd
+import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from rotdata.errors import ShardError
+from rotdata.runs import pipeline
+from rotdata.runs.embedding import EmbedSettings
+from rotdata.shards import EmbeddingShards, read_table, verify, write_shard
+from rotdata.shards.targets import TargetSettings
+from tests.helpers import StandInEncoder
+from tests.rotdata.shards.samples import edit_manifest, replace_entry, shard_files
+
+Rows = dict[str, Any]
+
+
+def by_duckdb(file: str, cache: Path) -> Rows:
+    return dict(duckdb.sql(f"SELECT id, embedding FROM '{file}'").fetchall())
+
+
+def by_polars(file: str, cache: Path) -> Rows:
+    return dict(pl.read_parquet(file, columns=["id", "embedding"]).iter_rows())
+
+
+def by_pandas(file: str, cache: Path) -> Rows:
+    rows = pd.read_parquet(file, columns=["id", "embedding"])
+    return dict(zip(rows.id, rows.embedding, strict=True))
+
+
+def by_datasets(file: str, cache: Path) -> Rows:
+    import datasets
+
+    rows = datasets.load_dataset("parquet", data_files=[file], split="train", cache_dir=str(cache))
+    return {row["id"]: row["embedding"] for row in rows}
+
+
+def by_streaming(file: str, cache: Path) -> Rows:
+    import datasets
+
+    rows = datasets.load_dataset("parquet", data_files=[file], split="train", streaming=True)
+    return {row["id"]: row["embedding"] for row in rows}
+
+
+@pytest.mark.parametrize("store", ["float16", "float32"])
+@pytest.mark.parametrize("read", [by_duckdb, by_polars, by_pandas, by_datasets, by_streaming])
+def test_others_read_latents_of_their_own_without_our_code(
+    read: Callable[[str, Path], Rows], store: Any, toy_cells: Path, tmp_path: Path
+) -> None:
+    settings = EmbedSettings(targets=TargetSettings(store=store), context="latent")
+    pipeline.embed(toy_cells, StandInEncoder(), tmp_path / "alone", settings=settings)
+    groups = list(EmbeddingShards(tmp_path / "alone"))
+    for group, file in zip(groups, shard_files(tmp_path / "alone"), strict=True):
+        found = read(str(file), tmp_path / "cache")
+        assert list(found) == group.ids
+        for row, latents in enumerate(found.values()):
+            values_KD = np.frombuffer(b"".join(latents), store).reshape(len(latents), -1)
+            ours_KD = group.embedding_LD[group.offsets[row] : group.offsets[row + 1]]
+            np.testing.assert_array_equal(values_KD, ours_KD)
+
+
+def test_polars_turns_the_bytes_into_arrays_of_numbers(toy_alone: Path) -> None:
+    [file, *_] = shard_files(toy_alone)
+    latents = pl.read_parquet(file)["embedding"].explode().bin.reinterpret(dtype=pl.Array(pl.Float16, 4))
+    np.testing.assert_array_equal(latents.to_numpy(), EmbeddingShards(toy_alone).read_group(0).embedding_LD)
+
+
+def test_a_row_group_holds_each_different_latent_once(toy_alone: Path) -> None:
+    groups = list(EmbeddingShards(toy_alone))
+    for group, file in zip(groups, shard_files(toy_alone), strict=True):
+        table = pq.ParquetFile(file, read_dictionary=["embedding.list.element"]).read_row_group(0)
+        stored = table.column("embedding").chunk(0).values
+        assert pa.types.is_dictionary(stored.type)
+        different = {latent.tobytes() for latent in group.embedding_LD}
+        assert sorted(stored.dictionary.to_pylist()) == sorted(different)
+        assert len(different) < len(group.embedding_LD)
+
+
+def test_latents_of_another_width_are_refused(toy_alone: Path, tmp_path: Path) -> None:
+    import shutil
+
+    folder = tmp_path / "alone"
+    shutil.copytree(toy_alone, folder)
+    shards = EmbeddingShards(folder)
+    entry = shards.manifest.shards[0]
+    table = read_table(folder, entry)
+    rows = [[latent[:-2] for latent in row] for row in table.column("embedding").to_pylist()]
+    place = table.schema.get_field_index("embedding")
+    narrow = table.set_column(
+        place, table.schema.field("embedding"), pa.array(rows, table.schema.field("embedding").type)
+    )
+    written = write_shard(folder, entry.file, narrow)
+    edit_manifest(folder, lambda manifest: replace_entry(manifest, 0, bytes=written.bytes, sha256=written.sha256))
+    with pytest.raises(ShardError, match="not 4 values of float16"):
+        EmbeddingShards(folder).read_group(0)
+    assert "not 4 values of float16" in verify(folder)[1][0].problem
