@@ -8,10 +8,12 @@ Shapes: H picture height, W its width, K its latents, D embedding width.
 
 from __future__ import annotations
 
+import hashlib
 import math
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Generator, Iterator, Sequence
+import threading
+from collections import Counter, OrderedDict, deque
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from itertools import islice
@@ -32,11 +34,19 @@ from rotdata.shards.targets import Context, TargetSettings, TooManyLatents, quan
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    Collect = Callable[[], list[NDArray[np.float32]]]
+
 _READ_AHEAD = max(1, min(4, (os.cpu_count() or 1) // 4))
 """Shards read, or being read, and waiting for the tower."""
 _WRITERS = max(1, min(8, (os.cpu_count() or 1) // 2))
 IN_FLIGHT = 2 * _READ_AHEAD + _WRITERS + 2
 """Shards begun and not given back, at most."""
+_PATCHES_ALONE = 1024
+"""Of one call of latents' own pictures, at most: those that a shard lacks are few, and its last call is filled up."""
+_FILLING = b""
+"""Name of what fills up a call."""
+_BOOK_BYTES = 256 << 20
+"""Of latents that a process keeps for shards to come."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +102,7 @@ class EmbedShards:
         """Shards in the order of the jobs, and how far they are; once asked to stop, those that the tower has begun."""
         with ThreadPoolExecutor(_READ_AHEAD) as readers, ThreadPoolExecutor(_WRITERS) as writers:
             written: deque[Future[tuple[int, resumable.Written]]] = deque()
-            tower = _Tower(self.encoder)
+            tower = _Tower(self.encoder, self.settings)
             failure: Exception | None = None
             try:
                 for read in _ahead(readers, self._read, jobs):
@@ -114,7 +124,7 @@ class EmbedShards:
                 raise failure
 
     def _read(self, job: EmbedJob) -> _Read:
-        """A strip shard, every different picture decoded once."""
+        """A strip shard, every different picture of it decoded once."""
         table = shards.read_table(self.strips, job.entry, intact=True)
         pngs = [image["bytes"] for image in table.column("image").to_pylist()]
         failed: dict[bytes, GeometryError] = {}
@@ -131,17 +141,13 @@ class EmbedShards:
         latents_of: dict[bytes, list[bytes]] | None = None
         if self.settings.context == "latent":
             pictures, latents_of = _alone(pictures)
-        names = list(pictures)
-        sizes = [pictures[name].size // geometry.patch_px**2 for name in names]
         return _Read(
             job=job,
             table=table.select(["id", "question", "cot", "answer", "spans"]),
             pngs=pngs,
             failed=failed,
             latents_of=latents_of,
-            calls=deque(
-                [(names[i], pictures[names[i]]) for i in call] for call in calls(sizes, self.settings.patches_per_call)
-            ),
+            pictures=pictures,
         )
 
     def _write(self, encoded: _Encoded) -> tuple[int, resumable.Written]:
@@ -149,8 +155,8 @@ class EmbedShards:
         read = encoded.read
         latents: dict[bytes, NDArray[np.float32] | GeometryError] = dict(read.failed)
         while encoded.collected:
-            names, collect = encoded.collected.popleft()
-            latents.update(zip(names, collect(), strict=True))
+            call = encoded.collected.popleft()
+            latents.update(zip(call.names, call.collect(), strict=True))
         if read.latents_of is not None:
             alone: dict[bytes, Any] = latents
             latents = dict(read.failed) | {
@@ -172,8 +178,16 @@ class _Read:
     """Pictures that can't be scaled as the stock processor does."""
     latents_of: dict[bytes, list[bytes]] | None
     """Names of the pictures of each strip's latents, where these are encoded alone."""
-    calls: deque[list[tuple[bytes, NDArray[np.uint8]]]]
-    """Pictures of each call, by their PNG; a call is dropped once it is launched."""
+    pictures: dict[bytes, NDArray[np.uint8]]
+    """By their PNG, or by a hash of a latent's own; dropped once they are launched."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Call:
+    """Pictures that the tower has been given, and what waits for their latents."""
+
+    names: list[bytes]
+    collect: Collect
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,16 +195,24 @@ class _Encoded:
     """A shard that the tower has been given."""
 
     read: _Read
-    collected: deque[tuple[list[bytes], Callable[[], list[NDArray[np.float32]]]]]
-    """What waits for each call's latents; dropped once it is asked for them."""
+    collected: deque[_Call]
+    """Dropped once their latents are there."""
     halved: int
 
 
 class _Tower:
-    """Calls of the encoder, halved while they do not fit into memory."""
+    """Calls of the encoder, halved while they do not fit into memory.
 
-    def __init__(self, encoder: Encoder) -> None:
+    Latents' own pictures go into calls of one size, filled up with blank ones: then a latent's bits depend neither on
+    what shares its call nor on its place there, so on no other shard either, and each is encoded once a process.
+    """
+
+    def __init__(self, encoder: Encoder, settings: EmbedSettings) -> None:
         self._encoder = encoder
+        self._patches_per_call = settings.patches_per_call
+        a_latent = encoder.geometry.merge**2
+        self._alone = max(1, min(_PATCHES_ALONE, settings.patches_per_call) // a_latent)  # pictures of a call
+        self._book = _Book(_BOOK_BYTES // (4 * encoder.identity.width))
         self._largest = math.inf  # values of the largest call worth a try
         self._halved = 0
 
@@ -198,20 +220,33 @@ class _Tower:
         """All calls of a shard; after each, how many rows it was for."""
         self._halved = 0
         rows = Counter(read.pngs) if read.latents_of is None else Counter[bytes]()
-        collected: deque[tuple[list[bytes], Callable[[], list[NDArray[np.float32]]]]] = deque()
-        while read.calls:
-            call = read.calls.popleft()
-            collected.extend(self._call([name for name, _ in call], [pixels for _, pixels in call]))
-            yield resumable.Progress(shard=read.job.shard, rows=sum(rows[name] for name, _ in call))
+        alone = read.latents_of is not None
+        blank = np.zeros([self._encoder.geometry.factor_px] * 2, np.uint8)
+        collected = deque(self._book.take(read.pictures) if alone else ())
+        for names in list(self._calls_alone(read.pictures) if alone else self._calls_of_strips(read.pictures)):
+            pictures = [blank if name == _FILLING else read.pictures.pop(name) for name in names]
+            for call in self._call(names, pictures):
+                if alone:
+                    self._book.add(call)
+                collected.append(call)
+            yield resumable.Progress(shard=read.job.shard, rows=sum(rows[name] for name in names))
         return _Encoded(read=read, collected=collected, halved=self._halved)
 
-    def _call(
-        self, names: list[bytes], pictures: Sequence[NDArray[np.uint8]]
-    ) -> Iterator[tuple[list[bytes], Callable[[], list[NDArray[np.float32]]]]]:
+    def _calls_of_strips(self, pictures: dict[bytes, NDArray[np.uint8]]) -> Iterator[list[bytes]]:
+        names = list(pictures)
+        sizes = [pictures[name].size // self._encoder.geometry.patch_px**2 for name in names]
+        return ([names[i] for i in call] for call in calls(sizes, self._patches_per_call))
+
+    def _calls_alone(self, pictures: Iterable[bytes]) -> Iterator[list[bytes]]:
+        names = list(pictures)
+        names += [_FILLING] * (-len(names) % self._alone)
+        return (names[first : first + self._alone] for first in range(0, len(names), self._alone))
+
+    def _call(self, names: list[bytes], pictures: Sequence[NDArray[np.uint8]]) -> Iterator[_Call]:
         size = sum(pixels.size for pixels in pictures)
         if size <= self._largest or len(pictures) == 1:
             try:
-                yield names, self._encoder.launch(pictures)
+                yield _Call(names, _once(self._encoder.launch(pictures)))
             except CallTooLarge:
                 if len(pictures) == 1:
                     raise
@@ -224,13 +259,60 @@ class _Tower:
             yield from self._call(names[half], pictures[half])
 
 
+class _Book:
+    """Calls whose latents' own pictures shards to come may show again; those longest without use are dropped."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most  # pictures
+        self._kept = self._added = 0
+        self._calls: OrderedDict[int, _Call] = OrderedDict()
+        self._call_of: dict[bytes, int] = {}
+
+    def take(self, pictures: dict[bytes, NDArray[np.uint8]]) -> list[_Call]:
+        """The calls that have some of these pictures, which are taken out."""
+        known = [name for name in pictures if name in self._call_of]
+        numbers = dict.fromkeys(self._call_of[name] for name in known)
+        for name in known:
+            del pictures[name]
+        for number in numbers:
+            self._calls.move_to_end(number)
+        return [self._calls[number] for number in numbers]
+
+    def add(self, call: _Call) -> None:
+        """Keep a call, while there is room."""
+        self._calls[self._added] = call
+        self._call_of |= dict.fromkeys(call.names, self._added)
+        self._added += 1
+        self._kept += len(call.names)
+        while self._kept > self._most:
+            _, oldest = self._calls.popitem(last=False)
+            self._kept -= len(oldest.names)
+            for name in oldest.names:
+                self._call_of.pop(name, None)
+
+
+def _once(collect: Collect) -> Collect:
+    """The same, for several threads that ask; what it waits for is let go of after the first time."""
+    lock = threading.Lock()
+    waiting: list[Collect] = [collect]
+    found: list[list[NDArray[np.float32]]] = []
+
+    def collected() -> list[NDArray[np.float32]]:
+        with lock:
+            if waiting:
+                found.append(waiting.pop()())
+        return found[0]
+
+    return collected
+
+
 def _alone(strips: dict[bytes, NDArray[np.uint8]]) -> tuple[dict[bytes, NDArray[np.uint8]], dict[bytes, list[bytes]]]:
     """Strips -> the different pictures of their latents, and the names of those that each strip is made of."""
     pictures: dict[bytes, NDArray[np.uint8]] = {}
     latents_of: dict[bytes, list[bytes]] = {}
     for png, pixels in strips.items():
         tiles = latent_pictures(pixels)
-        names = [tile.tobytes() for tile in tiles]
+        names = [hashlib.blake2b(tile.tobytes(), digest_size=16).digest() for tile in tiles]
         latents_of[png] = names
         for name, tile in zip(names, tiles, strict=True):
             pictures.setdefault(name, tile)

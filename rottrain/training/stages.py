@@ -515,7 +515,7 @@ def default_recipe(shards: Shards) -> Recipe:
     Says which it is and why. Raises UsageError, ShardError, HubError.
     """
     data, _ = next(_opened(shards))
-    alone = context_of(data.manifest) == "latent"
+    alone = data.manifest.context == "latent"
     recipe: Recipe = "picture" if alone else DEFAULT_RECIPE
     if is_main():
         encoded = "the picture of its own characters alone" if alone else "encoded with its whole strip"
