@@ -79,7 +79,7 @@ def sft(
     return run_sft(shards, model, Path(out), chosen, running)
 
 
-def evaluate(
+def evaluate(  # noqa: PLR0913 -- keyword-only settings, as the command has them
     checkpoint: RoT | str | Path,
     source: str | Path | corpora.Source | corpora.Rows,
     *,
@@ -87,16 +87,23 @@ def evaluate(
     budget: Budget = None,
     stop: float | None = None,
     feedback: Feedback | None = None,
+    votes: int = 1,
+    temperature: float | None = None,
+    top_p: float | None = None,
     batch_size: int = 32,
     split: str = "test",
     **reading: Any,
 ) -> Result:
-    """Accuracy, reasoning tokens and time a question on a corpus, answered greedily, as `rottrain eval` does.
+    """Accuracy, reasoning tokens and time a question on a corpus, as `rottrain eval` does.
+
+    Answers are greedy, unless a temperature is given, or votes: then each question is sampled so often, and the
+    majority's answer counts.
 
     Mode `rot` thinks in latents, `cot` in words and `no-cot` not at all, these two with the base model. `source` and
     `reading` are those of `rotdata.render_corpus`; rows without a chain of thought do, those without an answer are left
     out. Raises CheckpointError, SourceError, UsageError.
     """
+    [sampling] = evaluation.samplings(1, votes=votes, temperature=temperature, top_p=top_p)
     if not isinstance(source, corpora.Source):
         reading = {"split": split, "need_cot": False} | reading
     elif split != "test":
@@ -105,7 +112,16 @@ def evaluate(
         rows = evaluation.gradable_rows(found)
     rot = checkpoint if isinstance(checkpoint, RoT) else RoT.from_pretrained(checkpoint)
     result, _ = evaluation.evaluate(
-        rot, rows, mode, corpus=found.corpus, budget=budget, stop=stop, feedback=feedback, batch_size=batch_size
+        rot,
+        rows,
+        mode,
+        corpus=found.corpus,
+        budget=budget,
+        stop=stop,
+        feedback=feedback,
+        sampling=sampling,
+        votes=votes,
+        batch_size=batch_size,
     )
     return result
 

@@ -47,8 +47,12 @@ def evaluate(
     stop: Stop = None,
     feedback: FeedbackOption = None,
     seeds: Annotated[int, typer.Option(help="Runs, each with an own seed, sampled if there are several.")] = 1,
+    votes: Annotated[
+        int, typer.Option(min=1, max=10_000, help="Samples of each question, whose majority is its answer.")
+    ] = 1,
     temperature: Annotated[
-        float | None, typer.Option(help="0 takes the likeliest tokens; by default 0 for one run, 1 for several.")
+        float | None,
+        typer.Option(help="0 takes the likeliest tokens; by default 0 for one run, 1 for several and for votes."),
     ] = None,
     top_p: Annotated[
         float | None, typer.Option(help="Share of the probability sampled from; by default 1 for one run, else 0.9.")
@@ -91,19 +95,28 @@ def evaluate(
         max_answer_tokens=max_answer_tokens or MAX_ANSWER_TOKENS,
         max_cot_tokens=max_cot_tokens or MAX_COT_TOKENS,
     )
-    runs = samplings(seeds, temperature=temperature, top_p=top_p)
+    runs = samplings(seeds, votes=votes, temperature=temperature, top_p=top_p)
     counter = token_counter(tokenizer) if tokenizer else None
     if log is not None:
         row_log.check_path(log)
     asked = _sources(sources or [], suite or [], data, corpus=corpus, split=split, config=config, limit=limit)
     exams = [
-        Exam(corpus=each.corpus, rows=gradable_rows(each), samplings=runs, batch_size=batch_size, counter=counter)
+        Exam(
+            corpus=each.corpus,
+            rows=gradable_rows(each),
+            samplings=runs,
+            votes=votes,
+            batch_size=batch_size,
+            counter=counter,
+        )
         for each in asked
     ]
     results: list[Any] = []
     entries: list[dict[str, Any]] = []
     with joined() as ranks:
         for candidate in lineup.candidates():
+            if votes > 1 and candidate.feedback == "latent" and ranks.is_main:
+                say(f"with latent feedback nothing in a thought is sampled: {votes} votes answer after the same one")
             for exam in exams:
                 result, judged = examine(candidate, exam, ranks)
                 results.append(beside(result) if paper else result)

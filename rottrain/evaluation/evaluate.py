@@ -6,8 +6,9 @@ A row whose generation fails counts as wrong, and so does one without an answer:
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 from statistics import fmean
 from typing import Any
 
@@ -21,10 +22,13 @@ from rottrain.config import Feedback
 from rottrain.evaluation.distributed import ALONE, Ranks
 from rottrain.evaluation.modes import Answerer, Candidate, Mode, thinker, untaught
 from rottrain.generation.decoding import GREEDY, Sampling
+from rottrain.generation.feedback import UNSURE
 from rottrain.generation.generate import Budget, Generation, RoT, Timings
 from rottrain.metrics import scoring
 from rottrain.metrics.intervals import Estimate, mean_share, share
 from rottrain.training.trainer import is_main
+
+MOST_VOTES = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,6 +39,8 @@ class Exam:
     rows: Sequence[Row]
     samplings: Sequence[Sampling] = (GREEDY,)
     """One a run: several runs differ in their seeds."""
+    votes: int = 1
+    """Samples of each question in a run, by seeds of their own, of which the majority's answer counts."""
     batch_size: int = 32
     counter: TokenCounter | None = None
     """Counts the reasoning's text in tokens of another tokenizer than the model's."""
@@ -45,6 +51,12 @@ class Exam:
             raise UsageError("there are no rows to evaluate on")
         if self.batch_size < 1:
             raise UsageError(f"the batch size is at least 1, got {self.batch_size}")
+        if not 1 <= self.votes <= MOST_VOTES:
+            raise UsageError(f"a question has 1 to {MOST_VOTES} votes, got {self.votes}")
+        if self.votes > 1 and not all(each.temperature for each in self.samplings):
+            raise UsageError(
+                f"{self.votes} votes at temperature 0 are the same {self.votes} times: leave --votes out, or sample"
+            )
 
 
 def gradable_rows(source: Source) -> list[Row]:
@@ -58,13 +70,15 @@ def gradable_rows(source: Source) -> list[Row]:
     return rows
 
 
-def samplings(seeds: int, *, temperature: float | None = None, top_p: float | None = None) -> list[Sampling]:
-    """How each run is sampled: by default one greedily, several as the paper does. Raises UsageError."""
+def samplings(
+    seeds: int, *, votes: int = 1, temperature: float | None = None, top_p: float | None = None
+) -> list[Sampling]:
+    """How each run is sampled: by default one greedily, several, and votes, as the paper does. Raises UsageError."""
     if seeds < 1:
         raise UsageError(f"--seeds counts runs and is at least 1, got {seeds}")
-    several = seeds > 1
+    several = seeds > 1 or votes > 1
     chosen = (1.0 if several else 0.0) if temperature is None else temperature
-    if several and chosen == 0:
+    if seeds > 1 and chosen == 0:
         raise UsageError(f"{seeds} runs at temperature 0 are the same {seeds} times: leave --seeds out, or sample")
     share_of = (0.9 if several else 1.0) if top_p is None else top_p
     return [Sampling(temperature=chosen, top_p=share_of, seed=seed) for seed in range(seeds)]
@@ -76,7 +90,7 @@ class Judged:
 
     row: Row
     generation: Generation | None
-    """None if it failed."""
+    """None if it failed. Of several samples the first that says what the majority says."""
     answer: str
     """What the reply declares."""
     correct: bool
@@ -84,6 +98,15 @@ class Judged:
     """Its last number, whatever stands around it; see `scoring.extract_flexible`."""
     flexible_correct: bool = False
     error: str | None = None
+    samples: Sequence[Judged] = ()
+    """What the majority is of; none where there was no vote."""
+    votes: int | None = None
+    """How many of them say the answer."""
+
+    @property
+    def made(self) -> list[Generation]:
+        """All that was generated for the row."""
+        return [each.generation for each in self.samples or [self] if each.generation is not None]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +119,8 @@ class Result:
     accuracy: float
     """Share of rows whose declared answer is right, 0 to 1; the mean over runs."""
     reasoning_tokens: float
-    """Mean over the rows that did not fail: latents, or text tokens before the answer mark."""
+    """Mean over the rows that did not fail: latents, or text tokens before the answer mark; where there was a vote, of
+    all samples together, as all other tokens and seconds are."""
     seconds_per_question: float
     budget: int | None
     """Latents allowed; None for modes without latents."""
@@ -117,6 +141,15 @@ class Result:
     stop: float | None = None
     feedback: Feedback | None = None
     """What the model continued from; None for modes without latents."""
+    read: dict[str, int] | None = None
+    """What picture feedback read, in all runs: latents; drawn, of characters that were not in the book; unnamed, fed
+    back as they were predicted; unsure, below a confidence of UNSURE. None without it."""
+    votes: int = 1
+    """Samples of each question in a run; where there are several, accuracy is the majority's."""
+    single_accuracy: float | None = None
+    """Of the samples themselves; None where there was no vote."""
+    agreement: float | None = None
+    """Mean share of a question's samples that say what the majority says."""
     cut: int = 0
     """Replies, of all runs, that ended only at the most tokens allowed."""
     answer_tokens: float = 0.0
@@ -139,28 +172,45 @@ def evaluate(  # noqa: PLR0913 -- keyword-only settings, as the command has them
     budget: Budget = None,
     stop: float | None = None,
     feedback: Feedback | None = None,
+    sampling: Sampling = GREEDY,
+    votes: int = 1,
     batch_size: int = 32,
     keep_latents: bool = False,
 ) -> tuple[Result, list[Judged]]:
-    """Answer every row greedily in one mode; in words and at once with the base model.
+    """Answer every row once, or as often as it has votes, in one mode; in words and at once with the base model.
 
     Latents are dropped unless `keep_latents`: a thousand rows of them are a gigabyte at a width of 2560.
     """
-    exam = Exam(corpus=corpus, rows=rows, batch_size=batch_size)
+    exam = Exam(corpus=corpus, rows=rows, samplings=[sampling], votes=votes, batch_size=batch_size)
     candidate = thinker(rot, budget=budget, stop=stop, feedback=feedback) if mode == "rot" else untaught(mode, rot.base)
-    judged = take(candidate, exam, GREEDY, keep_latents=keep_latents)
+    judged = poll(candidate, exam, sampling, keep_latents=keep_latents)
     return summarise(candidate, exam, [judged]), judged
 
 
 def examine(candidate: Candidate, exam: Exam, ranks: Ranks = ALONE) -> tuple[Result, list[list[Judged]]]:
     """Take an exam as often as it has samplings, its rows shared out among the processes: the result, and every run."""
     runs = [
-        ranks.gather(take(candidate, dataclasses.replace(exam, rows=own), sampling, shown=ranks.is_main))
+        ranks.gather(poll(candidate, dataclasses.replace(exam, rows=own), sampling, shown=ranks.is_main))
         if (own := ranks.share(exam.rows))
         else ranks.gather([])
         for sampling in exam.samplings
     ]
     return summarise(candidate, exam, runs), runs
+
+
+def poll(
+    candidate: Candidate, exam: Exam, sampling: Sampling, *, keep_latents: bool = False, shown: bool = True
+) -> list[Judged]:
+    """One run: every row answered and judged once, or sampled as often as it has votes and judged by their majority."""
+    if exam.votes == 1:
+        return take(candidate, exam, sampling, keep_latents=keep_latents, shown=shown)
+    first = sampling.seed * exam.votes
+    samples = [
+        take(candidate, exam, dataclasses.replace(sampling, seed=seed), keep_latents=keep_latents, shown=shown)
+        for seed in range(first, first + exam.votes)
+    ]
+    kind = scoring.kind_of(exam.corpus)
+    return [_elected(of_row, kind) for of_row in zip(*samples, strict=True)]
 
 
 def take(
@@ -181,14 +231,21 @@ def take(
 
 def summarise(candidate: Candidate, exam: Exam, runs: Sequence[Sequence[Judged]]) -> Result:
     """What the runs of a candidate come to."""
-    made = [entry.generation for run in runs for entry in run if entry.generation is not None]
+    answered = [entry.made for run in runs for entry in run if entry.generation is not None]
+    everything = [each for made in answered for each in made]
+    samples = [sample for run in runs for entry in run for sample in entry.samples]
     strict = [[entry.correct for entry in run] for run in runs]
     flexible = [[entry.flexible_correct for entry in run] for run in runs]
     counter = exam.counter if candidate.mode != "rot" else None
     sampling = exam.samplings[0]
 
-    def mean(values: Sequence[float], digits: int) -> float:
-        return round(fmean(values), digits) if values else 0.0
+    def mean(of: Callable[[Generation], float], digits: int) -> float:
+        """Over the rows that did not fail, each with all of its samples."""
+        return round(fmean(sum(map(of, made)) for made in answered), digits) if answered else 0.0
+
+    def text_tokens(counter: TokenCounter) -> float:
+        counts = counter.count([scoring.reasoning(each.reply) for each in everything])
+        return round(sum(counts) / max(1, len(answered)), 2)
 
     return Result(
         mode=candidate.mode,
@@ -198,10 +255,10 @@ def summarise(candidate: Candidate, exam: Exam, runs: Sequence[Sequence[Judged]]
         interval=_interval(strict),
         flexible_accuracy=_estimate(flexible).value,
         flexible_interval=_interval(flexible),
-        reasoning_tokens=mean([each.reasoning_tokens for each in made], 2),
-        seconds_per_question=mean([each.seconds for each in made], 5),
+        reasoning_tokens=mean(attrgetter("reasoning_tokens"), 2),
+        seconds_per_question=mean(attrgetter("seconds"), 5),
         budget=candidate.budget,
-        failures=sum(map(len, runs)) - len(made),
+        failures=sum(map(len, runs)) - len(answered),
         answered_by=candidate.name,
         seeds=len(runs),
         accuracies=[fmean(run) for run in strict],
@@ -209,12 +266,45 @@ def summarise(candidate: Candidate, exam: Exam, runs: Sequence[Sequence[Judged]]
         top_p=sampling.top_p,
         stop=candidate.stop,
         feedback=candidate.feedback,
-        cut=sum(not each.complete for each in made),
-        answer_tokens=mean([each.answer_tokens for each in made], 2),
-        timings={name: mean([vars(each.timings)[name] for each in made], 5) for name in vars(Timings())},
-        text_tokens=mean(counter.count([scoring.reasoning(each.reply) for each in made]), 2) if counter else None,
+        read=_read(everything),
+        votes=exam.votes,
+        single_accuracy=fmean(sample.correct for sample in samples) if samples else None,
+        agreement=fmean((entry.votes or 0) / exam.votes for run in runs for entry in run) if samples else None,
+        cut=sum(not each.complete for each in everything),
+        answer_tokens=mean(attrgetter("answer_tokens"), 2),
+        timings={name: mean(attrgetter(f"timings.{name}"), 5) for name in vars(Timings())},
+        text_tokens=text_tokens(counter) if counter else None,
         tokenizer=counter.name if counter else None,
     )
+
+
+def _elected(samples: Sequence[Judged], kind: scoring.Kind) -> Judged:
+    """What a row's samples come to: the first that says what most say, strictly and flexibly each."""
+    strictly = scoring.elect([each.answer for each in samples], kind)
+    flexibly = scoring.elect([each.flexible_answer for each in samples], kind)
+    answered = [number for number, each in enumerate(samples) if each.generation is not None]
+    first = samples[next(iter((*strictly, *answered, 0)))]
+    flexible = samples[flexibly[0]] if flexibly else first
+    return dataclasses.replace(
+        first,
+        flexible_answer=flexible.flexible_answer,
+        flexible_correct=flexible.flexible_correct,
+        samples=samples,
+        votes=len(strictly),
+    )
+
+
+def _read(made: Sequence[Generation]) -> dict[str, int] | None:
+    """What picture feedback read in all of these."""
+    thoughts = [each.thought for each in made if each.thought is not None]
+    if not thoughts:
+        return None
+    return {
+        "latents": sum(len(thought.texts) for thought in thoughts),
+        "drawn": sum(thought.drawn for thought in thoughts),
+        "unnamed": sum(thought.unnamed for thought in thoughts),
+        "unsure": sum(sum(thought.unsure(UNSURE)) for thought in thoughts),
+    }
 
 
 def _estimate(runs: Sequence[Sequence[bool]]) -> Estimate:
@@ -257,7 +347,9 @@ def _judge(row: Row, generation: Generation, kind: scoring.Kind) -> Judged:
 def _without_latents(judged: Judged) -> Judged:
     if judged.generation is None:
         return judged
-    return dataclasses.replace(judged, generation=dataclasses.replace(judged.generation, latents_KD=None))
+    thought = judged.generation.thought
+    bare = None if thought is None else dataclasses.replace(thought, predicted_KD=None)
+    return dataclasses.replace(judged, generation=dataclasses.replace(judged.generation, latents_KD=None, thought=bare))
 
 
 def as_table(results: Sequence[Result]) -> str:
@@ -287,11 +379,31 @@ def notes(results: Sequence[Result]) -> str:
         said.append(
             f"Reasoning tokens are latents, or the model's own text tokens; in brackets those of {names.pop()}."
         )
+    said += [_of_votes(result) for result in results if result.votes > 1]
+    if read := [result.read for result in results if result.read]:
+        latents, drawn, unnamed, unsure = (
+            sum(each[name] for each in read) for name in ("latents", "drawn", "unnamed", "unsure")
+        )
+        said.append(
+            f"Of {latents} latents that were read, {drawn} showed characters that were not in the book, {unnamed} "
+            f"could not be named and were fed back as predicted, {unsure} were read with a confidence below {UNSURE:g}."
+        )
     if failures := sum(result.failures for result in results):
         said.append(f"Generation failed for {failures} questions.")
     if cut := sum(result.cut for result in results):
         said.append(f"{cut} replies were cut at the most tokens allowed.")
     return " ".join(said)
+
+
+def _of_votes(result: Result) -> str:
+    """What a vote has given."""
+    assert result.single_accuracy is not None
+    assert result.agreement is not None
+    return (
+        f"{result.mode} on {result.corpus}: the majority of {result.votes} samples is right in {result.accuracy:.1%}, "
+        f"a single sample in {result.single_accuracy:.1%}; {result.agreement:.1%} of them say what the majority says; "
+        "tokens and seconds are those of all together."
+    )
 
 
 def percent(result: Result) -> str:

@@ -34,8 +34,13 @@ COLUMNS = {
     "prefill_s": "double",
     "latents_s": "double",
     "answer_s": "double",
+    "feedback": "string",
+    "thought": "string",
+    "votes": "int64",
 }
-"""Columns and their types, as Arrow calls them."""
+"""Columns and their types, as Arrow calls them. `thought` is what picture feedback read; `votes` are a row's samples
+that gave the answer, where there was a vote: then reply and thought are of the first of them, tokens and seconds of
+all."""
 
 
 def check_path(path: Path) -> None:
@@ -65,15 +70,22 @@ def lines(result: Result, runs: Sequence[Sequence[Judged]]) -> Iterator[dict[str
                 "flexible_answer": judged.flexible_answer,
                 "flexible_correct": judged.flexible_correct,
                 "error": judged.error,
+                "feedback": result.feedback,
+                "votes": judged.votes,
             } | _of_generation(judged)
 
 
 def _of_generation(judged: Judged) -> dict[str, Any]:
-    """Reply, tokens and seconds; None for each if generation failed."""
-    names = ("reply", "reasoning_tokens", "answer_tokens", "complete", "seconds")
-    made = judged.generation
-    kept = {name: None if made is None else getattr(made, name) for name in names}
-    return kept | {name: None if made is None else getattr(made.timings, name) for name in vars(Timings())}
+    """Reply, thought, tokens and seconds; None for each if generation failed."""
+    first, made = judged.generation, judged.made
+    if first is None:
+        return {}
+    return (
+        {"reply": first.reply, "thought": None if first.thought is None else first.thought.text}
+        | {"complete": all(each.complete for each in made)}
+        | {name: sum(getattr(each, name) for each in made) for name in ("reasoning_tokens", "answer_tokens", "seconds")}
+        | {name: sum(getattr(each.timings, name) for each in made) for name in vars(Timings())}
+    )
 
 
 def write(path: Path, entries: Sequence[dict[str, Any]]) -> None:

@@ -65,8 +65,8 @@ class Thought:
     """The characters of each latent, [K]; U+FFFD for a latent that could not be named and was fed back as it was."""
     confidences: list[float]
     """Of the least certain character of each, 0 to 1."""
-    predicted_KD: Tensor
-    """The latents as they were predicted, on the CPU in fp32."""
+    predicted_KD: Tensor | None
+    """The latents as they were predicted, on the CPU in fp32; None where latents are not kept."""
     drawn: int
     """Latents whose characters were not in the book."""
     unnamed: int
@@ -76,6 +76,10 @@ class Thought:
     def text(self) -> str:
         """All that was thought."""
         return "".join(self.texts)
+
+    def unsure(self, below: float) -> list[bool]:
+        """Whether each latent was read with less confidence."""
+        return [confidence < below for confidence in self.confidences]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import Literal
 
@@ -110,6 +111,23 @@ def equal(prediction: str, reference: str, kind: Kind) -> bool:
     if kind == "number":
         return prediction.casefold() == reference.casefold()
     return _same_latex(prediction, reference)
+
+
+def elect(answers: Sequence[str], kind: Kind) -> list[int]:
+    """The majority: numbers of those that say the answer which most say, of equally many the one that was said first.
+
+    Answers are the same by `equal`. Who gave none has no vote; nobody is elected where nobody has.
+    """
+    parties: list[list[int]] = []
+    for number, answer in enumerate(answers):
+        if not answer:
+            continue
+        own = next((party for party in parties if equal(answer, answers[party[0]], kind)), None)
+        if own is None:
+            parties.append([number])
+        else:
+            own.append(number)
+    return max(parties, key=len, default=[])
 
 
 def to_number(text: str, kind: Kind = "number") -> Fraction | None:

@@ -13,6 +13,7 @@ import pytest
 from rotdata.encoders.models import find_model
 from rottrain.evaluation import evaluate
 from tests.helpers import Result, assert_refused, write_jsonl
+from tests.rottrain.samples import SUMS
 
 Run = Callable[..., Result]
 
@@ -107,10 +108,27 @@ def test_eval_samples_several_seeds(run_rottrain: Run, stage2_checkpoint: Path, 
     assert found["interval"]["method"] == "Student's t over seeds"
 
 
+def test_eval_votes_and_counts_what_was_read(run_rottrain: Run, picture_checkpoint: Path, tmp_path: Path) -> None:
+    rows = write_jsonl(tmp_path / "sums.jsonl", SUMS[:3])
+    asked = ("eval", picture_checkpoint, rows, "--corpus", "generic", "--budget", 6, "--votes", 3, "--json")
+    result = run_rottrain(*asked, "--log", tmp_path / "log.parquet")
+    assert result.code == 0, result.err
+    [found] = json.loads(result.out)
+    assert (found["votes"], found["temperature"], found["top_p"], found["feedback"]) == (3, 1.0, 0.9, "picture")
+    assert 0 <= found["single_accuracy"] <= 1
+    assert 0 < found["agreement"] <= 1
+    assert found["read"]["latents"] == pytest.approx(found["reasoning_tokens"] * 3, abs=0.1)
+    assert all(thought for thought in pq.read_table(tmp_path / "log.parquet")["thought"].to_pylist())
+    told = run_rottrain(*asked[:-1], "--feedback", "latent")
+    assert "with latent feedback nothing in a thought is sampled: 3 votes answer after the same one" in told.err
+    assert "the majority of 3 samples is right in" in told.out
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
         (("--budget", -1), 2, "the budget is at least 0 latents, got -1"),
+        (("--votes", 2, "--temperature", 0), 2, "2 votes at temperature 0 are the same 2 times"),
         (("--seeds", 0), 2, "--seeds counts runs and is at least 1"),
         (("--budget", "8,many"), 2, "a budget is a number of latents, or auto; got 'many'"),
         (("--log", "log.csv"), 2, "--log names a .parquet file, got log.csv"),

@@ -26,6 +26,7 @@ from rottrain.evaluation.suites import find_tests
 from rottrain.generation import generate
 from rottrain.generation.decoding import Sampling
 from rottrain.generation.generate import Generation, RoT, Timings
+from tests.rottrain.samples import SUMS
 
 ROWS = [Row(str(n), f"{n}+{n}?", f"<<{n}+{n}={2 * n}>>", str(2 * n)) for n in range(5)]
 
@@ -100,6 +101,10 @@ def test_a_result_has_the_pinned_keys() -> None:
         "top_p": 1.0,
         "stop": None,
         "feedback": "latent",
+        "read": None,
+        "votes": 1,
+        "single_accuracy": None,
+        "agreement": None,
         "cut": 0,
         "answer_tokens": 2.0,
         "timings": {"prefill_s": 0.1, "latents_s": 0.3, "answer_s": 0.1},
@@ -243,6 +248,58 @@ def test_runs_are_sampled_only_where_there_are_several_or_it_is_asked_for() -> N
         samplings(0)
 
 
+def test_of_several_samples_the_majority_s_answer_counts() -> None:
+    rot = StandInRoT(failing=["2+2?"])
+    said = {0: "8", 1: "", 2: "4", 3: "4.0", 4: "8", 5: "8"}  # by seed
+    rot.reply = lambda question, tokens: dataclasses.replace(
+        reply_to(question, tokens=tokens), reply=f"#### {said[rot.seeds[-1]]}"
+    )
+    exam = Exam(corpus="toy", rows=ROWS, samplings=samplings(2, votes=3), votes=3)
+    result, runs = examine(thinker(cast("RoT", rot), budget=4), exam)
+    assert list(dict.fromkeys(rot.seeds)) == [0, 1, 2, 3, 4, 5]
+    assert [[entry.answer for entry in run] for run in runs] == [["8", "8", "", "8", "8"], ["8", "8", "", "8", "8"]]
+    assert [[entry.votes for entry in run] for run in runs] == [[1, 1, 0, 1, 1], [2, 2, 0, 2, 2]]
+    assert [[each.answer for each in entry.samples] for entry in runs[1][:1]] == [["4.0", "8", "8"]]
+    assert (result.votes, result.failures) == (3, 2)
+    assert result.accuracies == [1 / 5, 1 / 5]  # 4+4 alone
+    assert result.single_accuracy == pytest.approx(3 / 30)
+    assert result.agreement == pytest.approx((4 * 1 + 4 * 2) / 3 / 10)
+    assert (result.reasoning_tokens, result.seconds_per_question, result.answer_tokens) == (12, 1.5, 6)
+    assert result.timings == pytest.approx({"prefill_s": 0.3, "latents_s": 0.9, "answer_s": 0.3})
+    assert "the majority of 3 samples is right in 20.0%, a single sample in 10.0%" in notes([result])
+    entries = list(row_log.lines(result, runs))
+    assert (entries[5]["reply"], entries[5]["votes"], entries[5]["reasoning_tokens"]) == ("#### 8", 2, 12)
+
+
+def test_votes_are_sampled_and_not_more_than_can_be() -> None:
+    assert samplings(1, votes=5) == [Sampling(temperature=1.0, top_p=0.9)]
+    with pytest.raises(UsageError, match="5 votes at temperature 0 are the same 5 times"):
+        Exam(corpus="toy", rows=ROWS, samplings=samplings(1, votes=5, temperature=0.0), votes=5)
+    with pytest.raises(UsageError, match="1 to 10000 votes, got 0"):
+        Exam(corpus="toy", rows=ROWS, votes=0)
+
+
+def test_votes_on_sampled_thoughts_are_the_same_in_any_batch(picture_checkpoint: Path) -> None:
+    rot = RoT.from_pretrained(picture_checkpoint, precision="float32")
+    rows = [Row(str(n), row["question"], "", row["answer"]) for n, row in enumerate(SUMS[::8])]
+    thinking = thinker(rot, budget=6)
+    found = [
+        examine(thinking, Exam(corpus="sums", rows=rows, samplings=samplings(1, votes=3), votes=3, batch_size=size))
+        for size in (1, 3, 32)
+    ]
+    thoughts = [[[each.thought and each.thought.texts for each in entry.made] for entry in run] for _, [run] in found]
+    assert thoughts[0] == thoughts[1] == thoughts[2]
+    assert any(len({tuple(texts or ()) for texts in of_row}) > 1 for of_row in thoughts[0])  # they are sampled
+    answers = [[[each.answer for each in entry.samples] for entry in run] for _, [run] in found]
+    assert answers[0] == answers[1] == answers[2]
+    assert all(each.thought and each.thought.predicted_KD is None for entry in found[0][1][0] for each in entry.made)
+    result, _ = found[0]
+    assert result.read is not None
+    latents = sum(len(texts or ()) for of_row in thoughts[0] for texts in of_row)
+    assert (result.read["latents"], result.read.keys()) == (latents, {"latents", "drawn", "unnamed", "unsure"})
+    assert f"Of {latents} latents that were read, " in notes([result])
+
+
 def test_rows_are_shared_out_and_come_back_in_order(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = [str(number) for number in range(7)]
     shares = [list(Ranks(rank=rank, count=3).share(rows)) for rank in range(3)]
@@ -346,6 +403,9 @@ def test_the_log_has_a_line_for_every_row_of_every_run(tmp_path: Path) -> None:
         "prefill_s": 0.1,
         "latents_s": 0.3,
         "answer_s": 0.1,
+        "feedback": "latent",
+        "thought": None,
+        "votes": None,
     }
     assert (entries[2]["error"], entries[2]["reply"], entries[2]["correct"]) == (
         "RuntimeError: out of memory",

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rottrain.metrics import maths
-from rottrain.metrics.scoring import Kind, equal, extract, extract_flexible, to_number
+from rottrain.metrics.scoring import Kind, elect, equal, extract, extract_flexible, to_number
 
 NUMBERS = [
     # prediction, reference, whether they are the same number
@@ -499,3 +499,22 @@ def test_what_is_no_number_equals_nothing_not_even_itself(text: str, kind: Kind)
 
 def test_infinity_in_latex_is_an_answer() -> None:
     assert equal(r"\infty", r"\infty", "math")
+
+
+@pytest.mark.parametrize(
+    ("answers", "elected"),
+    [
+        (["5", "7", "5.0"], [0, 2]),
+        (["7", "5", "5", "7"], [0, 3]),  # of equally many the first
+        (["", "7", "", ""], [1]),
+        (["$1,234", "x", "1234"], [0, 2]),
+        (["", ""], []),
+        (["nan", "nan", "3", "3"], [2, 3]),
+    ],
+)
+def test_the_answer_that_most_say_is_elected(answers: list[str], elected: list[int]) -> None:
+    assert elect(answers, "number") == elected
+
+
+def test_maths_answers_are_counted_together_where_they_are_the_same() -> None:
+    assert elect(["2x", "x+1", "1+x"], "math") == [1, 2]

@@ -19,8 +19,9 @@ from safetensors.torch import load_file
 
 from rottrain.model.checkpoints import HEAD
 from rottrain.training.trainer import complete_states
-from tests.helpers import REPOSITORY, Result, contents
+from tests.helpers import REPOSITORY, Result, contents, write_jsonl
 from tests.rottrain import held
+from tests.rottrain.samples import SUMS
 
 pytestmark = pytest.mark.slow
 TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
@@ -101,15 +102,17 @@ def test_two_processes_stop_together_and_resume_to_the_same_weights(
 
 
 def test_two_processes_evaluate_as_one_does(
-    stage2_checkpoint: Path, short_rows: Path, run_rottrain: Callable[..., Result], tmp_path: Path
+    picture_checkpoint: Path, run_rottrain: Callable[..., Result], tmp_path: Path
 ) -> None:
-    asked = ("eval", stage2_checkpoint, short_rows, "--limit", 7, "--budget", 2, "--max-answer-tokens", 3, "--json")
+    rows = write_jsonl(tmp_path / "sums.jsonl", SUMS[:7])
+    sampled = ("--budget", 6, "--votes", 2, "--max-answer-tokens", 3)
+    asked = ("eval", picture_checkpoint, rows, "--corpus", "generic", *sampled, "--json")
     found, logs = [], []
     for name, program in (("one", run_rottrain), ("two", run)):
         log = tmp_path / f"{name}.parquet"
         [result] = json.loads(program(*asked, "--row-log", log).out)
         found.append({key: value for key, value in result.items() if key not in ("seconds_per_question", "timings")})
-        logs.append(pq.read_table(log, columns=["id", "reply", "correct"]).to_pylist())
+        logs.append(pq.read_table(log, columns=["id", "thought", "reply", "votes", "correct"]).to_pylist())
     assert found[0] == found[1]
     assert logs[0] == logs[1]
     assert len(logs[0]) == 7
