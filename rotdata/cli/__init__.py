@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rotdata.cli import embed, folders, hub, machine, render
+from rotdata.cli import embed, folders, hub, machine, render, renumber
 from rotdata.console import new_app, run_app
 
 app = new_app(
@@ -10,6 +10,7 @@ app = new_app(
     "Chains of thought -> strips (pictures of one line of text) -> a frozen vision encoder's embeddings of them.",
     {
         "render": render.render,
+        "renumber": renumber.renumber,
         "embed": embed.embed,
         "verify": folders.verify,
         "repair": folders.repair,

@@ -52,9 +52,8 @@ class FieldsMissing(Unusable):
 
 def _read_gsm8k(record: Any, names: Fields) -> Row:
     question, solution = _texts(record, "question", "answer")
-    if names.last_number and "####" not in solution:
-        return Row("", question, *_split(solution, names))
-    return Row("", question, *_split_answer(solution))
+    split = _split(solution, names) if names.last_number and "####" not in solution else _split_answer(solution)
+    return Row(_own_id(record, "id"), question, *split)
 
 
 def _read_gsm8k_aug(record: Any, _names: Fields) -> Row:
@@ -63,7 +62,7 @@ def _read_gsm8k_aug(record: Any, _names: Fields) -> Row:
     if isinstance(record, dict) and isinstance(record.get("steps"), list):
         record = record | {"steps": " ".join(map(str, record["steps"]))}
     question, steps, answer = _texts(record, "question", "steps", "answer")
-    return Row("", question, steps.strip(), answer)
+    return Row(_own_id(record, "id"), question, steps.strip(), answer)
 
 
 def _read_math(record: Any, _names: Fields) -> Row:

@@ -77,6 +77,13 @@ def records_of(source: Source) -> Iterator[tuple[str, Any]]:
         raise SourceError(f"no file or folder {source.location}, and it is no Hub dataset id (owner/name) either")
 
 
+def count_records(source: Source) -> int | None:
+    """How many records there are to read, counted in one pass; None for a dataset of the Hub."""
+    if is_hub_id(source):
+        return source.limit
+    return sum(1 for _ in islice(records_of(source), source.limit))
+
+
 def is_hub_id(source: Source) -> bool:
     """Whether a source can only be a dataset of the Hub: OWNER/NAME, and no file of that name."""
     return not Path(source.location).exists() and bool(re.fullmatch(r"[\w.-]+/[\w.-]+", source.location))

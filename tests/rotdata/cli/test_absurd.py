@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import subprocess
 import sys
@@ -20,6 +21,7 @@ Run = Callable[..., Result]
 
 USUAL: dict[str, list[object]] = {
     "render": ["toy", "--out", "OUT", "--limit", 2],
+    "renumber": ["gsm8k.jsonl", "--out", "OUT"],
     "embed": ["strips", "--out", "OUT"],
     "verify": ["shards"],
     "repair": ["shards"],
@@ -51,6 +53,9 @@ def test_no_argument_ends_in_a_traceback(
 ) -> None:
     shutil.copytree(toy_strips, tmp_path / "strips")
     shutil.copytree(toy_embeddings, tmp_path / "shards")
+    (tmp_path / "gsm8k.jsonl").write_text(
+        json.dumps({"question": "5 figs and 7 nuts?", "answer": "<<5+7=12>>\n#### 12"})
+    )
     monkeypatch.chdir(tmp_path)
     assert_no_command_breaks(run_rotdata, app, command, USUAL[command], tmp_path)
 
