@@ -38,6 +38,7 @@ IN_PROSE = "a number in the words of its chain can't be told"
 
 _HUGE = re.compile(r"(?:\d,?){16}")
 _MARK = re.compile(r"<<([^<>]*)>>")
+_WORD = re.compile(r"[a-z]+")
 _TOKEN = re.compile(rf"({NUMBER})|([-+*/()])|\s+")
 _NUMBER = re.compile(NUMBER)
 _RESULT = re.compile(rf"\s*(-?{NUMBER})\s*")
@@ -92,6 +93,7 @@ class _Question:
         self.percents: dict[int, int] = {}
         """A drawn percentage -> the place of its hundredth."""
         self.formulas: dict[tuple[str, int, int], int] = {}
+        self._beginnings = {word[:4] for word in _WORD.findall(text.lower())}
         self.guessed = quantities.implied(text, self.found)
         """What nobody states and a chain may use."""
         self._place(largest)
@@ -172,6 +174,12 @@ class _Question:
         return any(
             value in (a + b, a - b, b - a, a * b) or value * b == a or value * a == b for a, b in combinations(drawn, 2)
         ) or any(value in (b - a, a * b) or value * b == a or value * a == b for a in drawn for b in known)
+
+    def speaks_of(self, numeral: Numeral) -> bool:
+        """Whether the question has the word behind a number, in singular or plural: else what is counted is new."""
+        if not numeral.noun:
+            return not numeral.text[0].isalpha()
+        return numeral.noun[:4] in self._beginnings
 
     def check_use(self, reading: _Reading) -> None:
         """Raise Unusable if it states what the chain does not use, which may have been computed with in the head.
@@ -444,7 +452,7 @@ class _Reading:
                 return None
             raise Unusable(IN_PROSE)
         places = self._question.known.get(numeral.value, set())
-        if len(places) != 1:
+        if len(places) != 1 or (numeral.value <= 10 and not self._question.speaks_of(numeral)):
             raise Unusable(IN_PROSE)
         return next(iter(places))
 

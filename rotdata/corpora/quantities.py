@@ -127,6 +127,8 @@ class Numeral:
     text: str
     value: Value | None
     """None of ordinals, parts and multiples."""
+    noun: str
+    """The word that follows, adjectives aside."""
 
 
 def find(text: str) -> list[Quantity]:
@@ -156,10 +158,11 @@ def implied(text: str, found: Sequence[Quantity]) -> set[Value]:
 
 def numerals(text: str) -> Iterator[Numeral]:
     """All numbers in the words of a calculation, what is written of them piece by piece."""
-    for found in _NUMERAL.finditer(_small_letters(text)):
+    small = _small_letters(text)
+    for found in _NUMERAL.finditer(small):
         start, end = found.span()
         value = exact(found[0]) if found["digits"] else _spelled(found[0]) if found["words"] else None
-        yield Numeral(start, end, text[start:end], value)
+        yield Numeral(start, end, text[start:end], value, _noun(_following(small, end)))
 
 
 def masked(text: str, found: Sequence[Quantity]) -> str:
@@ -269,14 +272,14 @@ def _number(text: str, small: str, found: re.Match[str], *, narrow: bool, school
     if value is None:
         return Quantity(start, end, written, "count", ())
     before = small[max(0, start - 20) : start].rstrip(" $€£-").rpartition(" ")[2]
-    after = found_after[1].replace("-", " ").split() if (found_after := _AFTER.match(small, found.end())) else []
+    after = _following(small, found.end())
     is_percent = bool(found["percent"] or found["percents"])
     unit: Unit = (
         "percent" if is_percent else "money" if found["sign"] or (after and after[0] in words.MONEY) else "count"
     )
     values = (value, plain(Fraction(value) / 100)) if is_percent else (value,)
     attached = small[end : end + 1].isalpha() and (not after or after[0] not in words.UNITS)
-    noun = next((word for word in after if word not in words.ADJECTIVES), "")
+    noun = _noun(after)
     if value in (0, 1) or attached or not _counts(written, value, unit, before, after, noun):
         must_be_used = value not in (0, 1) and not (unit == "count" and _names(written, value, before))
         return Quantity(start, end, written, unit, values, must_be_used=must_be_used, is_operation=is_percent)
@@ -299,6 +302,16 @@ def _number(text: str, small: str, found: re.Match[str], *, narrow: bool, school
         is_definite=unit == "count" and before in words.DEFINITE,
         noun=noun,
     )
+
+
+def _following(small: str, end: int) -> list[str]:
+    """Up to four words behind a number, as far as nothing stands between them."""
+    found = _AFTER.match(small, end)
+    return found[1].replace("-", " ").split() if found else []
+
+
+def _noun(after: list[str]) -> str:
+    return next((word for word in after if word not in words.ADJECTIVES), "")
 
 
 def _counts(written: str, value: Value, unit: Unit, before: str, after: list[str], noun: str) -> bool:
