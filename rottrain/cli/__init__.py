@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rotdata.console import new_app, run_app
-from rottrain.cli import analyse, compare, evaluate, generate, ship, train
+from rottrain.cli import analyse, compare, evaluate, generate, serve, ship, train
 
 app = new_app(
     "rottrain",
@@ -15,6 +15,7 @@ app = new_app(
         "smoke": ship.smoke,
         "export": ship.export,
         "generate": generate.generate,
+        "serve": serve.serve,
         "eval": evaluate.evaluate,
         "trace": analyse.trace,
         "calibrate": analyse.calibrate,

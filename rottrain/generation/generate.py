@@ -262,6 +262,11 @@ class RoT:
             done += self._answer_batch(batch, list(islice(rest, len(batch))), hidden, choose, max_answer_tokens)
         return done
 
+    def prompt_ids(self, question: str) -> list[int]:
+        """The tokens of a question's prompt. Raises UsageError for a question that is too long or no text."""
+        [ids] = _prompts(self.backbone, [question], prefill=[], most=self.max_question_tokens)[0].tolist()
+        return ids
+
     def check_stop(self, stop: float | None) -> None:
         """Raise UsageError or CheckpointError if thinking can't be ended by this."""
         if stop is None:

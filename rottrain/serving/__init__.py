@@ -1,0 +1,1 @@
+"""A checkpoint behind an OpenAI-compatible HTTP interface. Needs the extra `serve`: FastAPI and uvicorn."""
