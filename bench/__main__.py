@@ -27,6 +27,9 @@ FIGURES = {
     "train-limit-stage2": "train_limit:figures",
     "generate": "generate:figures",
     "rot-vs-cot": "rot_vs_cot:figures",
+    "serve-1": "serve:figures",
+    "serve-8": "serve:figures",
+    "serve-32": "serve:figures",
 }
 """Figure -> the function that measures it, and perhaps its neighbours: module:function."""
 

@@ -14,6 +14,7 @@ from typing import Any
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, StreamingResponse
+from starlette.exceptions import HTTPException
 
 from rotdata.errors import RotError
 from rotdata.version import __version__
@@ -87,6 +88,11 @@ def _tell_errors(app: FastAPI) -> None:
     @app.exception_handler(RotError)
     async def unusable(_: Request, error: Exception) -> Response:
         return _refusal(400, str(error), "invalid_request")
+
+    @app.exception_handler(HTTPException)
+    async def refused(_: Request, error: Exception) -> Response:
+        assert isinstance(error, HTTPException)
+        return _refusal(error.status_code, error.detail, "not_found" if error.status_code == 404 else "invalid_request")
 
     @app.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: Exception) -> Response:

@@ -12,7 +12,7 @@ import sys
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +30,11 @@ def serving(checkpoint: Path, *options: Any, key: str = "") -> Iterator[tuple[su
     """A server on a free port of this machine, and the port; stopped at the end if it still runs."""
     command = [sys.executable, "-m", "rottrain", "serve", str(checkpoint), "--port", "0", *map(str, options)]
     server = subprocess.Popen(
-        command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=os.environ | {"ROTTRAIN_API_KEY": key}
+        command,
+        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ | {"ROTTRAIN_API_KEY": key, "OMP_NUM_THREADS": "1"},
     )
     assert server.stderr is not None
     try:
@@ -61,10 +65,10 @@ def ask(client: openai.OpenAI, question: str, **options: Any) -> Any:
 
 
 def raw(port: int, body: bytes, **headers: str) -> tuple[int, Any]:
-    connection = http.client.HTTPConnection("127.0.0.1", port)
-    connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"} | headers)
-    answered = connection.getresponse()
-    return answered.status, json.loads(answered.read())
+    with closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+        connection.request("POST", "/v1/chat/completions", body, {"Content-Type": "application/json"} | headers)
+        answered = connection.getresponse()
+        return answered.status, json.loads(answered.read())
 
 
 def test_sixty_four_at_once_are_answered_as_one_by_one(client: openai.OpenAI, stage2_checkpoint: Path) -> None:
@@ -144,9 +148,9 @@ def test_a_request_that_is_too_large_is_refused_with_413(port: int) -> None:
 
 
 def health(port: int) -> Any:
-    connection = http.client.HTTPConnection("127.0.0.1", port)
-    connection.request("GET", "/health")
-    return json.loads(connection.getresponse().read())
+    with closing(http.client.HTTPConnection("127.0.0.1", port)) as connection:
+        connection.request("GET", "/health")
+        return json.loads(connection.getresponse().read())
 
 
 def test_a_server_with_a_key_and_a_short_queue(stage2_checkpoint: Path) -> None:
