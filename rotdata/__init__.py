@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from rotdata.encoders import load_encoder
     from rotdata.errors import RotError
     from rotdata.hub import pull, push
+    from rotdata.pictures import Pictures
     from rotdata.rendering.strips import Strip, render
     from rotdata.rendering.style import StripStyle
     from rotdata.runs.pipeline import Summary
@@ -24,6 +25,7 @@ else:
         {
             "Fields": "rotdata.corpora",
             "Manifest": "rotdata.shards",
+            "Pictures": "rotdata.pictures",
             "RotError": "rotdata.errors",
             "Row": "rotdata.corpora",
             "Shards": "rotdata.shards",
@@ -45,6 +47,7 @@ else:
 __all__ = [
     "Fields",
     "Manifest",
+    "Pictures",
     "RotError",
     "Row",
     "Shards",

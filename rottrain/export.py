@@ -1,14 +1,17 @@
 """A finished checkpoint as a folder that transformers and peft load without this package.
 
 It holds an adapter, or the whole model where its own weights have learnt, the tokenizer with its two new tokens,
-head.safetensors, rot.json (what a script has to know) and a model card with that very script.
+head.safetensors, glyph probe and book where pictures are fed back, rot.json (what scripts have to know), the scripts of
+rottrain/exported (use.py, and custom_generate/ for transformers), and a model card.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from dataclasses import dataclass
+from importlib import resources
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -22,10 +25,10 @@ from rotdata.encoders.models import ModelFolder, find_model
 from rotdata.errors import CheckpointError, OutputOccupied, UsageError
 from rotdata.shards import write_atomically
 from rottrain.config import LoraSettings, from_dict
-from rottrain.generation.generate import DEFAULT_BUDGET, MAX_ANSWER_TOKENS, MAX_COT_TOKENS
+from rottrain.generation.generate import MAX_ANSWER_TOKENS, MAX_COT_TOKENS, default_budget
 from rottrain.model import checkpoints
-from rottrain.model.backbone import IMG_BEGIN, IMG_END, Backbone
-from rottrain.model.checkpoints import CONFIG, HEAD, CheckpointConfig
+from rottrain.model.backbone import Backbone
+from rottrain.model.checkpoints import BOOK, CONFIG, HEAD, PROBE, CheckpointConfig
 from rottrain.model.precision import load_backbone
 from rottrain.training.stages import RECIPE
 
@@ -35,6 +38,7 @@ if TYPE_CHECKING:
 Weights = Literal["adapter", "whole"]
 
 SETTINGS, CARD = "rot.json", "README.md"
+SCRIPTS = ("use.py", "custom_generate/generate.py")
 _PROCESSOR = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
 
 
@@ -73,11 +77,6 @@ def export(
     weights = weights or ("whole" if "language" in config.learnt else "adapter")
     if weights == "adapter" and "language" in config.learnt:
         raise UsageError(f"the base model's own weights have learnt in {checkpoint}: export --weights whole")
-    if config.feedback == "picture":
-        raise UsageError(
-            f"{checkpoint} continues from pictures of what it reads, which a script without this toolkit can't yet do; "
-            "with its predicted latents fed back it would answer far worse: use it through RoT.from_pretrained"
-        )
     folder = find_model(model or config.model)
     named = base or _public_name(folder) if weights == "adapter" else None
     if push is not None and named is not None and not is_hub_id(named):
@@ -88,7 +87,7 @@ def export(
     if not _is_there(out, origin):
         out.mkdir(parents=True, exist_ok=True)
         _write(checkpoint, config, folder, out, origin)
-    files = sorted(path.name for path in out.iterdir())
+    files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     return Exported(
         folder=str(out),
         weights=weights,
@@ -115,10 +114,11 @@ def _is_there(out: Path, origin: dict[str, Any]) -> bool:
 def _write(checkpoint: Path, config: CheckpointConfig, folder: ModelFolder, out: Path, origin: dict[str, Any]) -> None:
     """Fill the folder; rot.json comes last."""
     head = None if config.head is None else checkpoints.load_head(checkpoint, config)
+    probe, book = checkpoints.load_probe(checkpoint, config), checkpoints.load_book(checkpoint, config)
     backbone = load_backbone(folder, "float32")
     checkpoints.check_backbone(checkpoint, config, backbone)
     checkpoints.load_learnt(checkpoint, config, backbone)
-    settings = origin | _settings(config, backbone)
+    settings = origin | _settings(config, backbone, origin["base"] or folder.name)
     words = card(config, settings)  # before anything is written: it reads all that others may have changed
     backbone.tokenizer.save_pretrained(out)
     if origin["weights"] == "whole":
@@ -127,26 +127,29 @@ def _write(checkpoint: Path, config: CheckpointConfig, folder: ModelFolder, out:
         _save_adapter(backbone, config, origin["base"], out)
     if head is not None:
         save_file({name: value.contiguous() for name, value in head.state_dict().items()}, out / HEAD)
+    if probe is not None and book is not None:
+        save_file(probe.state_dict(), out / PROBE)
+        save_file({"classes": book.classes_NS.short(), "latents": book.latents_ND.float()}, out / BOOK)
     for file in out.glob("*.safetensors"):
         file.chmod(0o644)  # safetensors writes files that only their owner can read
     shutil.copyfile(checkpoint / RECIPE, out / RECIPE)
+    for name in SCRIPTS:
+        (out / name).parent.mkdir(exist_ok=True)
+        write_atomically(out / name, _script(name))
     write_atomically(out / CARD, words.encode())
     write_atomically(out / SETTINGS, (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def use_script(settings: dict[str, Any]) -> str:
-    """The script that loads an exported folder and answers a question with it."""
-    return _page("use.py.j2", rot=settings)
+def _script(name: str) -> bytes:
+    """A script of an exported folder."""
+    return (resources.files("rottrain") / "exported" / Path(name).name).read_bytes()
 
 
 def card(config: CheckpointConfig, settings: dict[str, Any]) -> str:
     """The model card: what this is, what it was made from, how to use it. Raises CheckpointError."""
-    script = use_script(settings)
     on_hub = settings["base"] is not None and is_hub_id(settings["base"])
     try:
-        return _page(
-            "card.md.j2", config=config, rot=settings, script=script, base=settings["base"] if on_hub else None
-        )
+        return _page("card.md.j2", config=config, rot=settings, base=settings["base"] if on_hub else None)
     except (TypeError, ValueError, AttributeError, UndefinedError) as error:
         raise CheckpointError(
             f"{CONFIG} of the checkpoint lacks what a model card says, or has it of another type ({error}): train again"
@@ -173,8 +176,8 @@ def _inline(value: object) -> str:
     return f"`{text}`" if text else ""
 
 
-def _settings(config: CheckpointConfig, backbone: Backbone) -> dict[str, Any]:
-    """What a script has to know of a checkpoint, and where it came from.
+def _settings(config: CheckpointConfig, backbone: Backbone, model: str) -> dict[str, Any]:
+    """What a script has to know of a checkpoint, and all that the checkpoint says of itself, on the base model `model`.
 
     `closing` are the tokens that are given between prompt or latents and the reply.
     """
@@ -187,18 +190,18 @@ def _settings(config: CheckpointConfig, backbone: Backbone) -> dict[str, Any]:
         "vocabulary": backbone.model.config.get_text_config().vocab_size,
         "prefix": prefix,
         "suffix": backbone.prompt.suffix,
-        "begin": IMG_BEGIN,
-        "end": IMG_END,
+        "begin_id": backbone.begin_id,
         "closing": closing,
-        "budget": (config.budget or DEFAULT_BUDGET) if thinks else None,
+        "eos": backbone.eos_id,
+        "budget": default_budget(config) if thinks else None,
+        "halt": bool(config.run["recipe"].get("halt_weight")),
+        "feedback": config.feedback,
+        "alphabet": config.alphabet,
         "most_tokens": MAX_COT_TOKENS if config.mode == "cot" else MAX_ANSWER_TOKENS,
         "head": config.head,
-        "stage": config.stage,
-        "mode": config.mode,
-        "encoding": config.encoding,
         "encoder": config.encoder,
         "style": config.style,
-        "result": config.result,
+        "trained": dataclasses.asdict(dataclasses.replace(config, model=model, run=config.run | {"model": model})),
     }
 
 

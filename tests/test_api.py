@@ -20,6 +20,7 @@ PUBLIC = {
     rotdata: [
         "Fields",
         "Manifest",
+        "Pictures",
         "RotError",
         "Row",
         "Shards",

@@ -23,10 +23,10 @@ from rotdata.corpora import Row
 from rotdata.encoders.packed import PackedEncoder
 from rotdata.encoders.patches import latent_pictures
 from rotdata.errors import ShardMismatch, UsageError
+from rotdata.pictures import load_tower_of
 from rotdata.rendering.strips import Strip, renderer_as
 from rotdata.shards import EmbeddingShards, Manifest, Plan
 from rotdata.shards.targets import Longer, TargetSettings, shorten
-from rottrain.data.pictures import load_tower_of
 from rottrain.data.training_set import blank_latent
 from rottrain.generation.generate import Budget, RoT
 from rottrain.model.checkpoints import CheckpointConfig

@@ -19,10 +19,10 @@ from rotdata.console import say
 from rotdata.encoders import load_encoder
 from rotdata.encoders.models import ModelFolder
 from rotdata.errors import ShardMismatch
+from rotdata.pictures import Pictures
 from rotdata.shards import EmbeddingShards, Manifest
 from rottrain.config import LatentConfig
 from rottrain.data.batches import Example, Shape, ShardRows, as_drawn
-from rottrain.data.pictures import Pictures
 from rottrain.data.rows import RowReader, Selection, hold_out
 from rottrain.model.backbone import Backbone
 from rottrain.model.book import Book

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
-from rottrain.data.pictures import Pictures
+from rotdata.pictures import Pictures
 from rottrain.generation.decoding import Chooser, greedy
 from rottrain.model.book import Book
 from rottrain.model.glyph_probe import NOTHING, OTHER, Alphabet, GlyphProbe

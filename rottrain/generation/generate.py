@@ -20,9 +20,9 @@ from torch.nn.utils.rnn import pad_sequence
 from rotdata.console import is_unicode
 from rotdata.encoders.models import find_model
 from rotdata.errors import CheckpointError, UsageError
+from rotdata.pictures import Pictures
 from rottrain.config import MOST_LATENTS, Feedback, Precision
 from rottrain.data.batches import pad_ids
-from rottrain.data.pictures import Pictures
 from rottrain.generation.decoding import GREEDY, Chooser, Said, Sampling, chooser, decode, positions_of
 from rottrain.generation.feedback import PictureFeedback, Read, blank_book, texts_of
 from rottrain.generation.rollout import Prompt, Unrolled, read_prompt, unroll
@@ -102,6 +102,14 @@ class Generation:
     """What was answered from: [K, D] on the CPU in fp32; None where the reasoning was in words or absent."""
     thought: Thought | None = None
     """What was read in the latents; None without picture feedback."""
+
+
+def default_budget(config: checkpoints.CheckpointConfig) -> int:
+    """The latents that a checkpoint is given if nobody says."""
+    longest = (config.lengths or {}).get("1")
+    if config.feedback == "picture" and longest:  # a thought ends by itself
+        return config.budget or 2 * longest
+    return config.budget or DEFAULT_BUDGET
 
 
 class RoT:
@@ -226,10 +234,7 @@ class RoT:
                 )
             return self.config.lengths[AUTO_QUANTILE]
         if asked is None:
-            longest = (self.config.lengths or {}).get("1")
-            if self.config.feedback == "picture" and longest:  # a thought ends by itself
-                return self.config.budget or 2 * longest
-            return self.config.budget or DEFAULT_BUDGET
+            return default_budget(self.config)
         if asked < 0:
             raise UsageError(f"the budget is at least 0 latents, got {asked}")
         if asked > MOST_LATENTS:

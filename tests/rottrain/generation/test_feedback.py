@@ -13,7 +13,6 @@ from rotdata.encoders import load_encoder
 from rotdata.errors import CheckpointError, ShardMismatch, UsageError
 from rotdata.rendering.strips import StripStyle, renderer
 from rotdata.shards import EmbeddingShards
-from rottrain.export import export
 from rottrain.model.glyph_probe import OTHER
 from tests.rottrain.samples import SUMS
 
@@ -130,9 +129,3 @@ def test_without_a_glyph_probe_nothing_can_be_read(picture_checkpoint: Path) -> 
     rot.glyphs = None
     with pytest.raises(CheckpointError, match="needs a glyph probe, and this checkpoint has none: train it with"):
         rot.generate(["?"])
-
-
-def test_an_export_that_could_not_feed_pictures_back_is_refused(picture_checkpoint: Path, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="pictures"):
-        export(picture_checkpoint, tmp_path / "exported")
-    assert not (tmp_path / "exported").exists()

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rotdata.encoders import load_encoder
-from rotdata.encoders.models import ModelFolder
+from rotdata.encoders.models import ModelFolder, find_model
 from rotdata.encoders.packed import PackedEncoder
 from rotdata.encoders.patches import latent_pictures
 from rotdata.errors import ShardMismatch, UsageError
@@ -27,9 +27,13 @@ from rotdata.rendering.strips import Renderer, renderer, renderer_as
 class Pictures:
     """Draws and encodes what one latent shows."""
 
-    def __init__(self, folder: ModelFolder, *, style: Mapping[str, Any], encoder: Mapping[str, Any]) -> None:
-        """As the manifest of shards has them: the fingerprint of their style and the identity of their encoder."""
-        self._folder, self._fingerprint, self._identity = folder, style, encoder
+    def __init__(self, model: str | ModelFolder, *, style: Mapping[str, Any], encoder: Mapping[str, Any]) -> None:
+        """The model whose tower encodes, and what the manifest of shards says of their style and encoder.
+
+        Raises UnknownModel.
+        """
+        self._folder = find_model(model) if isinstance(model, str) else model
+        self._fingerprint, self._identity = style, encoder
 
     def latents(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """The latent of each text, [L, D]. Raises UsageError where fonts here draw otherwise, ShardMismatch."""
