@@ -46,12 +46,21 @@ def serve(
     app = new_app(
         rot, name=known_as, api_key=key, batch_size=batch_size, most_waiting=most_waiting, most_bytes=most_bytes
     )
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.create_server((host, port), family=family) as listening, suppress(KeyboardInterrupt):
+    with _listening(host, port) as listening, suppress(KeyboardInterrupt):
         where, bound = listening.getsockname()[:2]
         shown = f"[{where}]" if ":" in where else where
         say(f"{known_as} answers at http://{shown}:{bound}/v1; Ctrl-C stops it after the questions that it has")
         uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listening])
+
+
+def _listening(host: str, port: int) -> socket.socket:
+    """A socket that listens there. Raises UsageError."""
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, UnicodeError) as error:
+        raise UsageError(
+            f"{host} port {port} can't be listened on: {error}; choose another --host or --port"
+        ) from error
 
 
 def _is_loopback(host: str) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import typer.main
+import uvicorn
 
 from rotdata.console import Command
 from rotdata.errors import UsageError
@@ -30,6 +31,7 @@ USUAL: dict[str, list[object]] = {
     "smoke": ["--model", "tiny"],
     "export": ["STAGE2", "--out", "OUT"],
     "generate": ["STAGE2", "2+2?", "--budget", 1, "--max-answer-tokens", 1],
+    "serve": ["STAGE2", "--port", 0],
     "eval": ["STAGE2", "toy", "--limit", 1, "--budget", 1, "--max-answer-tokens", 1],
     "trace": ["STAGE2", "--shards", "SHARDS", "--question", "2+2?", "--budget", 1],
     "calibrate": ["STAGE2", "--shards", "SHARDS", "--limit", 1, "--budget", 1],
@@ -62,6 +64,8 @@ def test_no_argument_ends_in_a_traceback(
 
     monkeypatch.setattr(smoke, "run_smoke", arrive)
     monkeypatch.setattr(demo, "run_demo", arrive)
+    monkeypatch.setattr(uvicorn.Server, "run", arrive)
+    monkeypatch.setenv("ROTTRAIN_API_KEY", "any host may be named")
     monkeypatch.chdir(tmp_path)
     here = {"SHARDS": embedded, "TINY": tiny_folder, "STAGE1": stage1_checkpoint, "STAGE2": stage2_checkpoint}
     usual = [here.get(str(word), word) for word in USUAL[command]]
