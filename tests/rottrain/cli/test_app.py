@@ -115,6 +115,7 @@ def test_rows_of_a_real_corpus_go_through_the_whole_line(
     )
     first = run_rottrain("stage1", *shared, "--rollout", "teacher", "--out", tmp_path / "one")
     second = run_rottrain("stage2", *shared, "--from", tmp_path / "one", "--out", tmp_path / "two")
+    assert (first.code, second.code) == (0, 0), first.err + second.err
     assert [json.loads(result.out)["steps"] for result in (first, second)] == [2, 2]
     evaluated = run_rottrain(
         "eval", tmp_path / "two", rot_data / file, "--corpus", corpus, "--limit", 2, "--budget", 4, "--json"
