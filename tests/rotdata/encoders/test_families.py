@@ -11,11 +11,16 @@ import torch
 from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 
+from rotdata.corpora import Source
 from rotdata.encoders import load_encoder
 from rotdata.encoders.models import FAMILIES, find_model
-from rotdata.encoders.patches import pack
+from rotdata.encoders.patches import latent_pictures, pack
 from rotdata.errors import UnknownModel
 from rotdata.rendering.strips import StripStyle, render
+from rotdata.runs import pipeline
+from rotdata.runs.embedding import EmbedSettings
+from rotdata.shards import EmbeddingShards
+from rotdata.shards.targets import TargetSettings
 from tests.families import BUILT, build
 
 TEXTS = ["<<7+5=12>>", "", "a", "<<7+5=13>>", "Natalia sold 48/2 = 24 clips in May. " * 4, "<<12*3=36>> <<36-1=35>>"]
@@ -64,6 +69,27 @@ def test_latents_are_those_of_the_familys_own_model(family: tuple[str, Path, Any
         expected = own_features(name, model, picture, encoder.geometry)
         assert np.abs(expected).max() > 1e-3
         np.testing.assert_allclose(latents, expected, rtol=0, atol=2e-5)
+
+
+def test_latents_of_their_own_are_what_the_familys_own_model_makes_of_their_pictures(
+    family: tuple[str, Path, Any], tmp_path: Path
+) -> None:
+    name, folder, model = family
+    encoder = load_encoder(find_model(str(folder)), dtype="float32", device="cpu")
+    factor = encoder.geometry.factor_px
+    style = StripStyle(cells=4, height_px=factor)
+    pipeline.render(Source(location="toy", corpus="toy", limit=3), style, tmp_path / "strips")
+    settings = EmbedSettings(targets=TargetSettings(store="float32"), context="latent")
+    pipeline.embed(tmp_path / "strips", encoder, tmp_path / "out", settings=settings)
+    [rows] = EmbeddingShards(tmp_path / "out")
+    drawn = [picture for cot in rows.cots for picture in latent_pictures(render(cot, style).pixels)]
+    assert {picture.shape for picture in drawn} == {(factor, factor)}  # two rows of two patches
+    known: dict[bytes, NDArray[np.float32]] = {}
+    for picture, latent_D in zip(drawn, rows.embedding_LD, strict=True):
+        if picture.tobytes() not in known:
+            [known[picture.tobytes()]] = own_features(name, model, picture, encoder.geometry)
+        np.testing.assert_allclose(latent_D, known[picture.tobytes()], rtol=0, atol=2e-5)
+    assert 1 < len(known) < len(drawn)
 
 
 def test_latents_follow_the_strip_from_left_to_right(family: tuple[str, Path, Any]) -> None:
