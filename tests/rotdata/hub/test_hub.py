@@ -127,6 +127,34 @@ def publish_and_fetch(strips: str, embeddings: str, out: str) -> dict[str, Any]:
     }
 
 
+def publish_alone(folder: str, out: str) -> dict[str, Any]:
+    """Push shards of latents of their own, then fetch, stream and load them."""
+    import datasets
+
+    pushed = hub.push(Path(folder), REPO, config="alone")
+    hub.pull(REPO, Path(out), config="alone")
+    shards_there = EmbeddingShards(hub.locate(f"{REPO}/alone"))
+    rows = datasets.load_dataset(REPO, "alone", split="train", streaming=True)
+    first = next(iter(rows))
+    return {
+        "uploaded": pushed.files_uploaded,
+        "streamed": [[*map(float, rows.embedding_LD.ravel())] for rows in shards_there],
+        "loaded": [latent.hex() for latent in first["embedding"]],
+    }
+
+
+def test_latents_of_their_own_can_be_fetched_loaded_and_streamed(
+    server: HubServer, client: Callable[..., Any], toy_alone: Path, tmp_path: Path
+) -> None:
+    told = client(publish_alone, toy_alone, tmp_path / "out")
+    assert contents(tmp_path / "out") == contents(toy_alone) == below(server, "alone/train")
+    groups = list(EmbeddingShards(toy_alone))
+    assert told["streamed"] == [[*map(float, rows.embedding_LD.ravel())] for rows in groups]
+    assert "".join(told["loaded"]) == groups[0].embedding_LD[: groups[0].offsets[1]].tobytes().hex()
+    card = server.files(REPO)["README.md"].decode()
+    assert 'np.frombuffer(b"".join(embedding), "float16").reshape(-1, 4)' in card
+
+
 def test_what_is_pushed_can_be_fetched_loaded_and_streamed(
     server: HubServer, client: Callable[..., Any], toy_strips: Path, toy_embeddings: Path, tmp_path: Path
 ) -> None:

@@ -80,6 +80,16 @@ def test_the_cluster_makes_the_bytes_of_the_local_engine(
     assert contents(out) == contents(local)
 
 
+def test_the_cluster_makes_the_bytes_of_latents_of_their_own(
+    two_workers: None, toy_cells: Path, toy_alone: Path, tmp_path: Path
+) -> None:
+    settings = EmbedSettings(context="latent")
+    pipeline.embed(
+        toy_cells, StandInEncoder(), tmp_path / "out", settings=settings, team=[StandInEncoder()] * 2, engine="ray"
+    )
+    assert contents(tmp_path / "out") == contents(toy_alone)
+
+
 def test_a_lost_shard_is_made_again(two_workers: None, toy_strips: Path, toy_embeddings: Path, tmp_path: Path) -> None:
     out = Path(shutil.copytree(toy_embeddings, tmp_path / "out"))
     first, *_ = sorted(out.glob("*.parquet"))
