@@ -16,7 +16,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 from rotdata.errors import RotError, UsageError
 from rotdata.rendering.fonts import FontFace, fallback_chain, find_font, load_font
-from rotdata.rendering.style import StripStyle, spelling
+from rotdata.rendering.style import StripStyle, respell, spelling
 
 _BOX = "\N{WHITE SQUARE}"
 _UNKNOWN, _RESPELT = -1, -2  # advances of characters not met yet, and of those drawn as another text
@@ -80,7 +80,7 @@ class Glyphs:
             self._learn(character)
         if set(text).isdisjoint(self._respelt):
             return text, None, self._look_up(text)
-        drawn, owners = self._respell(text)
+        drawn, owners = respell(text, self._respelt)
         return drawn, owners, self._look_up(drawn)
 
     def stand_ins(self, characters: Mapping[str, int]) -> dict[str, dict[str, int]]:
@@ -157,18 +157,6 @@ class Glyphs:
         """Which of the faces draws `character`; None if none may."""
         depth = len(self.faces) if self.style.on_missing == "fallback" else 1
         return next((rank for rank in range(depth) if ord(character) in self.faces[rank].coverage), None)
-
-    def _respell(self, text: str) -> tuple[str, NDArray[np.int32] | None]:
-        present = set(text).intersection(self._respelt)
-        if "\r" not in present and all(len(self._respelt[character]) == 1 for character in present):
-            return text.translate({ord(character): self._respelt[character] for character in present}), None
-        pieces = [self._respelt.get(character, character) for character in text]
-        for i in range(len(text) - 1):
-            if text[i] == "\r" and text[i + 1] == "\n":
-                pieces[i] = ""
-        owners = np.zeros(len(text) + 1, dtype=np.int32)
-        np.cumsum([len(piece) for piece in pieces], out=owners[1:])
-        return "".join(pieces), owners
 
 
 def columns(image: Image.Image, start_px: int, stop_px: int) -> bytes:

@@ -7,7 +7,6 @@ its pen position; words and cells are kept, since corpora repeat them.
 
 from __future__ import annotations
 
-import unicodedata
 from collections.abc import Callable, Sequence
 from functools import cache
 from itertools import pairwise
@@ -17,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rotdata.errors import UsageError
+from rotdata.rendering.cells import is_mark, place_cells
 from rotdata.rendering.fonts import kern_table
 from rotdata.rendering.glyphs import Glyph, Glyphs, columns
 
@@ -194,16 +194,7 @@ class CellLine:
 
     def place(self, drawn: str, advances: NDArray[np.int16], steps: Sequence[int] = ()) -> NDArray[np.int32]:  # noqa: ARG002 -- cells have one
         """Left border of each character's cell; a mark's is that of the cell which it is drawn in."""
-        cells = np.arange(len(drawn) + 1, dtype=np.int32)
-        if any(map(_is_mark, set(drawn))):
-            owns = [i == 0 or not _is_mark(character) for i, character in enumerate(drawn)]
-            np.cumsum([*owns[1:], True], out=cells[1:])
-        for step in steps:
-            beyond = int(cells[step]) % self._cells
-            if beyond == 1 and drawn[step - 1] == " ":
-                cells[step:] -= 1
-            elif beyond:
-                cells[step:] += self._cells - beyond
+        cells = place_cells(drawn, self._cells, steps)
         return cells * np.int32(self._factor_px) // np.int32(self._cells)
 
     def draw(self, drawn: str, pens: NDArray[np.int32], width_px: int) -> tuple[int, bytes]:
@@ -231,7 +222,7 @@ class CellLine:
             image = self._glyphs.canvas(cell_px)
             for character in cluster:
                 glyph = self._fitted(self._glyphs[character], cell_px)
-                across = glyph.left_px + glyph.right_px if _is_mark(character) else glyph.advance_px
+                across = glyph.left_px + glyph.right_px if is_mark(character) else glyph.advance_px
                 pen = min(max((cell_px - across) // 2, -glyph.left_px), cell_px - glyph.right_px)
                 self._glyphs.stamp(image, glyph, pen)
             return columns(image, 0, cell_px) + rest
@@ -271,11 +262,6 @@ def _is_tame(glyph: Glyph) -> bool:
     """Whether a glyph's ink reaches no further than into its neighbours, and itself is as wide as theirs reaches."""
     reach = max(-glyph.left_px, glyph.right_px - glyph.advance_px)
     return reach <= _MAX_REACH_PX <= glyph.advance_px
-
-
-@cache
-def _is_mark(character: str) -> bool:
-    return unicodedata.category(character) in ("Mn", "Me")
 
 
 def _kerning_of(glyphs: Glyphs) -> Callable[[str, str], int]:

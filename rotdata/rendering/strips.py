@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
@@ -20,11 +19,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from rotdata.rendering.cells import steps_of
 from rotdata.rendering.fonts import font_size_for_cells
 from rotdata.rendering.glyphs import Glyphs, MissingGlyph
 from rotdata.rendering.lines import CellLine, Line, ProportionalLine
 from rotdata.rendering.png import encode_png
-from rotdata.rendering.style import LINE_BREAKS, StripStyle
+from rotdata.rendering.style import StripStyle
 
 __all__ = [
     "MissingGlyph",
@@ -36,10 +36,6 @@ __all__ = [
     "renderer",
     "renderer_as",
 ]
-
-
-_STEP = re.compile(rf"(?<=[{LINE_BREAKS}])[^{LINE_BREAKS}]|(?<= )<<")
-"""Where a step of the reasoning begins, but for the first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,7 +197,7 @@ class Renderer:
             owners = None if owners is None else owners + np.int32(len(begin))
         if not self.style.align_steps:
             return _Placed(drawn, advances, self._line.place(drawn, advances), owners, [])
-        begins = [found.start() for found in _STEP.finditer(text)]
+        begins = steps_of(text)
         steps = self._borders(owners, len(text))[begins].tolist()
         pens = self._line.place(drawn, advances, steps)
         squeezed = [

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import unicodedata
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
 
 from rotdata.errors import UsageError
 from rotdata.rendering.fonts import font_size_for_cells
@@ -138,3 +142,20 @@ def spelling(character: str, line_break: str) -> str | None:
     if category in ("Cc", "Cs") or ord(character) & 0xFFFE == 0xFFFE:
         return REPLACEMENT
     return None
+
+
+def respell(text: str, spellings: Mapping[str, str]) -> tuple[str, NDArray[np.int32] | None]:
+    """The characters to draw, where some are drawn as others, and which source character each belongs to.
+
+    Source character i is drawn as drawn[owners[i]:owners[i + 1]]; owners are None where each is drawn as one.
+    """
+    present = set(text).intersection(spellings)
+    if "\r" not in present and all(len(spellings[character]) == 1 for character in present):
+        return text.translate({ord(character): spellings[character] for character in present}), None
+    pieces = [spellings.get(character, character) for character in text]
+    for i in range(len(text) - 1):
+        if text[i] == "\r" and text[i + 1] == "\n":
+            pieces[i] = ""
+    owners = np.zeros(len(text) + 1, dtype=np.int32)
+    np.cumsum([len(piece) for piece in pieces], out=owners[1:])
+    return "".join(pieces), owners

@@ -217,19 +217,19 @@ class _Tower:
         self._halved = 0
 
     def launch(self, read: _Read) -> Generator[resumable.Progress, None, _Encoded]:
-        """All calls of a shard; after each, how many rows it was for."""
+        """All calls of a shard; after each, how many rows it was for, or is about as far as."""
         self._halved = 0
-        rows = Counter(read.pngs) if read.latents_of is None else Counter[bytes]()
         alone = read.latents_of is not None
         blank = np.zeros([self._encoder.geometry.factor_px] * 2, np.uint8)
         collected = deque(self._book.take(read.pictures) if alone else ())
-        for names in list(self._calls_alone(read.pictures) if alone else self._calls_of_strips(read.pictures)):
+        todo = list(self._calls_alone(read.pictures) if alone else self._calls_of_strips(read.pictures))
+        for names, rows in zip(todo, _shares(read, todo), strict=True):
             pictures = [blank if name == _FILLING else read.pictures.pop(name) for name in names]
             for call in self._call(names, pictures):
                 if alone:
                     self._book.add(call)
                 collected.append(call)
-            yield resumable.Progress(shard=read.job.shard, rows=sum(rows[name] for name in names))
+            yield resumable.Progress(shard=read.job.shard, rows=rows)
         return _Encoded(read=read, collected=collected, halved=self._halved)
 
     def _calls_of_strips(self, pictures: dict[bytes, NDArray[np.uint8]]) -> Iterator[list[bytes]]:
@@ -257,6 +257,14 @@ class _Tower:
         middle = len(pictures) // 2
         for half in (slice(0, middle), slice(middle, None)):
             yield from self._call(names[half], pictures[half])
+
+
+def _shares(read: _Read, todo: Sequence[Sequence[bytes]]) -> list[int]:
+    """How many rows each call of a shard is for; where a row is of many calls, as many for each, all in all no more."""
+    if read.latents_of is None:
+        rows = Counter(read.pngs)
+        return [sum(rows[name] for name in names) for names in todo]
+    return [int(rows) for rows in np.diff(np.arange(len(todo) + 1) * len(read.pngs) // max(1, len(todo)))]
 
 
 class _Book:

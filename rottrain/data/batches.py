@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import Dataset
 
-from rotdata.rendering.style import spelling
+from rotdata.rendering.cells import characters_of, shown
+from rotdata.rendering.style import StripStyle
 from rotdata.shards import EmbeddingShards, Texts
 from rotdata.shards.targets import Longer, TargetSettings, shorten
 from rottrain.config import Fit
@@ -77,8 +78,8 @@ class Shape:
     """What pads a row to the budget, or, with `ends_blank`, what comes once after a row that is not cut."""
     ends_blank: bool = False
     alphabet: Alphabet | None = None
-    line_break: str | None = None
-    """What pictures show for a line break, where latents are labelled by what is drawn and not by their text."""
+    style: StripStyle | None = None
+    """Of pictures in cells, where latents are labelled by what is drawn in these and not by their text."""
 
     def count(self, num_latents: int) -> int:
         """The latents that a row of so many will have."""
@@ -109,7 +110,15 @@ class Shape:
         """Classes of what each latent of a row shows, [K, S]; None where that is not known."""
         if self.alphabet is None or spans is None:
             return None
-        return self.alphabet.labels(as_drawn(text, self.line_break), spans, marks_more=self.ends_blank)
+        if self.style is None:
+            return self.alphabet.labels(text, spans)
+        return self.alphabet.labels_of_cells(shown(text, self.style)[: len(spans) - 1])
+
+    def characters(self, text: str, spans: Sequence[int] | None, latent: int) -> set[str]:
+        """What one latent of a row shows, as far as each of its cells shows one character."""
+        if self.style is not None:
+            return set(characters_of(shown(text, self.style)[latent]))
+        return set() if spans is None else set(text[spans[latent] : spans[latent + 1]])
 
     def _blanks(self, said: int) -> int:
         """How many blank latents follow a row that says so many."""
@@ -121,16 +130,6 @@ class Shape:
 
 
 _AS_IT_IS = Shape()
-
-
-def as_drawn(text: str, line_break: str | None) -> str:
-    """A text as its pictures show it, where they show one character for one; without a line break, as it is."""
-    if line_break is None or text.isprintable():
-        return text
-    shown = (spelling(character, line_break) for character in text)
-    return "".join(
-        character if drawn is None or len(drawn) != 1 else drawn for character, drawn in zip(text, shown, strict=True)
-    )
 
 
 class ShardRows(Dataset[Example]):

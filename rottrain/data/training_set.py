@@ -20,9 +20,11 @@ from rotdata.encoders import load_encoder
 from rotdata.encoders.models import ModelFolder
 from rotdata.errors import ShardMismatch
 from rotdata.pictures import Pictures
+from rotdata.rendering.cells import characters_of, shown
+from rotdata.rendering.style import StripStyle
 from rotdata.shards import EmbeddingShards, Manifest
 from rottrain.config import LatentConfig
-from rottrain.data.batches import Example, Shape, ShardRows, as_drawn
+from rottrain.data.batches import Example, Shape, ShardRows
 from rottrain.data.rows import RowReader, Selection, hold_out
 from rottrain.model.backbone import Backbone
 from rottrain.model.book import Book
@@ -74,17 +76,16 @@ class Supply:
                 "glyph_weight to 0, or embed without --resize"
             )
         manifest = selections[0].shards.manifest
-        style = manifest.style["style"]
         alone = manifest.context == "latent"
         if ends_blank and not alone:
             raise ShardMismatch(
                 f"the latents in {selections[0].shards.folder} were encoded with their whole strips, so characters do "
                 "not decide them: embed with --context latent, or train by another --recipe"
             )
-        slots, line_break = (style["cells"], style["line_break"]) if alone else (None, None)
+        style = StripStyle(**manifest.style["style"]) if alone and recipe.fit != "resample" else None
         alphabet = None
         if wants_probe and has_spans:
-            alphabet = probe.alphabet if probe else _alphabet(selections, slots=slots, line_break=line_break)
+            alphabet = probe.alphabet if probe else _alphabet(selections, style)
         pads = ends_blank or (recipe.budget is not None and recipe.fit == "pad")
         shape = Shape(
             budget=recipe.budget,
@@ -92,7 +93,7 @@ class Supply:
             blank_D=blank_latent(backbone.folder, manifest) if pads else None,
             ends_blank=ends_blank,
             alphabet=alphabet,
-            line_break=line_break,
+            style=style,
         )
         kept, held_out = hold_out(selections, recipe.validation_rows)
         last = ShardRows(held_out, backbone, shape=shape)
@@ -178,7 +179,7 @@ class Nameless:
         why = f"the {len(alphabet.characters)} characters of the alphabet are without {some}{others}"
         return (
             f"{self.latents} of {self.of} latents ({self.latents / self.of:.1%}) can't be named and are fed back as "
-            f"they are predicted: {why if some else f'they show more than {alphabet.slots} characters'}"
+            f"they are predicted: {why if some else 'they show characters with marks over them'}"
         )
 
 
@@ -200,10 +201,8 @@ def book_of(selections: Sequence[Selection], shape: Shape) -> tuple[Book, Namele
                 named_K = (labels_KS != OTHER).all(axis=1)
                 nameless.of += len(named_K)
                 for latent in np.flatnonzero(~named_K):
-                    assert spans is not None
                     nameless.latents += 1
-                    text = as_drawn(group.cots[row], shape.line_break)[spans[latent] : spans[latent + 1]]
-                    nameless.lacking.update(sorted(set(text) - known))
+                    nameless.lacking.update(sorted(shape.characters(group.cots[row], spans, int(latent)) - known))
                 for latent in np.flatnonzero(named_K):
                     page = labels_KS[latent].tobytes()
                     if page not in pages and len(pages) < _MOST_PAGES:
@@ -230,14 +229,14 @@ def blank_latent(folder: ModelFolder, manifest: Manifest | None = None) -> NDArr
     return mean
 
 
-def _alphabet(selections: Sequence[Selection], *, slots: int | None, line_break: str | None) -> Alphabet:
-    """Characters of the first rows of each folder."""
+def _alphabet(selections: Sequence[Selection], style: StripStyle | None) -> Alphabet:
+    """Characters of the first rows of each folder: those that cells show, where there is a style, else of the texts."""
     texts: list[str] = []
     spans: list[list[int]] = []
     for number, selection in enumerate(selections, start=1):
         for rows in selection.shards:
-            texts += [as_drawn(cot, line_break) for cot in rows.cots]
+            texts += rows.cots if style is None else [characters_of(shown(cot, style)) for cot in rows.cots]
             spans += [row for row in rows.spans if row is not None]
             if len(texts) >= _SAMPLE * number / len(selections):
                 break
-    return Alphabet.of(texts, spans, slots=slots)
+    return Alphabet.of(texts, spans, slots=None if style is None else style.cells)

@@ -18,6 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 -- torch's own name for it
 
+from rotdata.rendering.cells import EMPTY
+
 _MOST_CHARACTERS = 254
 _MOST_SLOTS = 8
 _HIDDEN = 512
@@ -51,27 +53,25 @@ class Alphabet:
         """C."""
         return OTHER + 1 + len(self.characters)
 
-    def labels(
-        self, text: str, spans: Sequence[int] | NDArray[np.int32], *, marks_more: bool = False
-    ) -> NDArray[np.int64]:
-        """Classes of what each latent of a row shows: [K, S].
-
-        Characters beyond the slots are left out; with `marks_more` the last slot is another character then, unless they
-        are spaces.
-        """
-        points = np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
-        place = np.searchsorted(self._points, points).clip(max=max(0, len(self._points) - 1))
-        known = self._points[place] == points if len(self._points) else np.zeros(len(points), dtype=bool)
-        classes = np.where(known, place + OTHER + 1, OTHER)
+    def labels(self, text: str, spans: Sequence[int] | NDArray[np.int32]) -> NDArray[np.int64]:
+        """Classes of what each latent of a row shows, by its text: [K, S]. Characters beyond the slots are left out."""
+        classes = self._classes_of(np.frombuffer(text.encode("utf-32-le", "surrogatepass"), dtype=np.uint32))
         borders = np.asarray(spans, dtype=np.int64)
         index_KS = borders[:-1, None] + np.arange(self.slots)
         shown_KS = index_KS < borders[1:, None]
         found: NDArray[np.int64] = np.full(index_KS.shape, NOTHING, dtype=np.int64)
         found[shown_KS] = classes[index_KS[shown_KS]]
-        for latent in np.flatnonzero(np.diff(borders) > self.slots) if marks_more else ():
-            if text[borders[latent] + self.slots : borders[latent + 1]].strip():
-                found[latent, -1] = OTHER
         return found
+
+    def labels_of_cells(self, points_KS: NDArray[np.uint32]) -> NDArray[np.int64]:
+        """Classes of what each latent shows, as `rotdata.rendering.cells.shown` has it: [K, S]."""
+        return np.where(points_KS == EMPTY, NOTHING, self._classes_of(points_KS))
+
+    def _classes_of(self, points: NDArray[np.uint32]) -> NDArray[np.int64]:
+        """Classes of code points."""
+        place = np.searchsorted(self._points, points).clip(max=max(0, len(self._points) - 1))
+        known = self._points[place] == points if len(self._points) else np.zeros(points.shape, dtype=bool)
+        return np.where(known, place + OTHER + 1, OTHER)
 
     def drawn(self, classes: Tensor) -> Tensor:
         """Classes [..., S] as pictures show them: nothing looks like a space, and is one."""

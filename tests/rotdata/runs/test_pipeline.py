@@ -846,6 +846,17 @@ def test_progress_moves_within_a_shard(tmp_path: Path, out: Path, monkeypatch: p
     assert Bar.stood[-1] == 12
 
 
+def test_progress_moves_within_a_shard_of_latents_of_their_own(
+    toy_cells: Path, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(resumable, "tqdm", Bar)
+    few = EmbedSettings(patches_per_call=32, context="latent")
+    pipeline.embed(toy_cells, StandInEncoder(), out, settings=few)
+    assert Bar.stood == sorted(Bar.stood)
+    assert {1, 2, 3} <= set(Bar.stood)
+    assert Bar.stood[-1] == 10
+
+
 class Cramped(StandInEncoder):
     """Has memory for a few pictures at once."""
 

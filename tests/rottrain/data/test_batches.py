@@ -8,10 +8,12 @@ import numpy as np
 import pytest
 import torch
 
+from rotdata.rendering.strips import StripStyle, render
 from rotdata.shards import EmbeddingShards
-from rottrain.data.batches import Collator, Example, ShardRows, pad_ids
+from rottrain.data.batches import Collator, Example, Shape, ShardRows, pad_ids
 from rottrain.data.rows import Selection
 from rottrain.model.backbone import Backbone
+from rottrain.model.glyph_probe import NOTHING, OTHER, Alphabet
 
 
 @pytest.fixture
@@ -36,6 +38,16 @@ def test_a_row_is_its_prompt_its_latents_and_its_answer(
     assert example.prompt_ids == backbone.prompt_ids(group.questions[1])
     assert example.answer_ids == backbone.answer_ids(group.answers[1])
     assert np.array_equal(example.targets_KD, group.embedding_LD[group.offsets[1] : group.offsets[2]])
+
+
+@pytest.mark.parametrize("line_break", ["\n", "\r\n"])
+def test_latents_of_their_own_are_labelled_by_what_is_drawn(line_break: str) -> None:
+    style = StripStyle(cells=6)
+    text = f"1+1=2{line_break}3\u0301"
+    shape = Shape(alphabet=Alphabet(" +123=", 6), style=style)
+    labels_KS = shape.labels(text, render(text, style).spans)
+    assert labels_KS is not None
+    assert labels_KS.tolist() == [[4, 3, 4, 7, 5, 2], [OTHER, *[NOTHING] * 5]]
 
 
 # Padding.
