@@ -6,7 +6,7 @@ Shapes: L latents, D embedding width, S character slots of a latent.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -22,7 +22,7 @@ from rotdata.errors import ShardMismatch
 from rotdata.pictures import Pictures
 from rotdata.rendering.cells import characters_of, shown
 from rotdata.rendering.style import StripStyle
-from rotdata.shards import EmbeddingShards, Manifest
+from rotdata.shards import EmbeddedRows, EmbeddingShards, Manifest
 from rottrain.config import LatentConfig
 from rottrain.data.batches import Example, Shape, ShardRows
 from rottrain.data.rows import RowReader, Selection, hold_out
@@ -35,7 +35,7 @@ _SAMPLE = 2000
 """Rows, the first ones of each folder, that statistics and the probe are made from."""
 _BLANK_LATENTS = 32
 _BOOK_ROWS = 20_000
-"""Rows, the first ones of each folder, whose latents make the book."""
+"""Rows, the first ones of each folder that are not held out, whose latents make the book."""
 _MOST_PAGES = 16_384
 _NAMED_CHARACTERS = 8
 """Characters that the alphabet lacks, the most frequent ones, that are named."""
@@ -82,10 +82,11 @@ class Supply:
                 f"the latents in {selections[0].shards.folder} were encoded with their whole strips, so characters do "
                 "not decide them: embed with --context latent, or train by another --recipe"
             )
+        kept, held_out = hold_out(selections, recipe.validation_rows)
         style = StripStyle(**manifest.style["style"]) if alone and recipe.fit != "resample" else None
         alphabet = None
         if wants_probe and has_spans:
-            alphabet = probe.alphabet if probe else _alphabet(selections, style)
+            alphabet = probe.alphabet if probe else _alphabet(kept, style)
         pads = ends_blank or (recipe.budget is not None and recipe.fit == "pad")
         shape = Shape(
             budget=recipe.budget,
@@ -95,7 +96,6 @@ class Supply:
             alphabet=alphabet,
             style=style,
         )
-        kept, held_out = hold_out(selections, recipe.validation_rows)
         last = ShardRows(held_out, backbone, shape=shape)
         return cls(
             rows=ShardRows(kept, backbone, shape=shape),
@@ -184,7 +184,7 @@ class Nameless:
 
 
 def book_of(selections: Sequence[Selection], shape: Shape) -> tuple[Book, Nameless]:
-    """The book of the first rows of some shards, with the blank page first, and what can't be in it."""
+    """The book of the first selected rows of some shards, with the blank page first, and what can't be in it."""
     assert shape.alphabet is not None
     assert shape.blank_D is not None
     pages: dict[bytes, NDArray[Any]] = {}
@@ -192,28 +192,30 @@ def book_of(selections: Sequence[Selection], shape: Shape) -> tuple[Book, Namele
     pages[nothing.tobytes()] = shape.blank_D
     nameless, known = Nameless(), set(shape.alphabet.characters)
     for selection in selections:
-        rows = 0
-        for group in selection.shards:
-            for row, spans in enumerate(group.spans):
-                labels_KS = shape.labels(group.cots[row], None if spans is None else np.array(spans, dtype=np.int32))
-                assert labels_KS is not None
-                latents_KD = group.embedding_LD[group.offsets[row] : group.offsets[row + 1]]
-                named_K = (labels_KS != OTHER).all(axis=1)
-                nameless.of += len(named_K)
-                for latent in np.flatnonzero(~named_K):
-                    nameless.latents += 1
-                    nameless.lacking.update(sorted(shape.characters(group.cots[row], spans, int(latent)) - known))
-                for latent in np.flatnonzero(named_K):
-                    page = labels_KS[latent].tobytes()
-                    if page not in pages and len(pages) < _MOST_PAGES:
-                        pages[page] = latents_KD[latent].copy()  # a view would keep its whole row group
-            rows += len(group)
-            if rows >= _BOOK_ROWS:
-                break
+        for group, row in _first_rows(selection, _BOOK_ROWS):
+            spans = group.spans[row]
+            labels_KS = shape.labels(group.cots[row], None if spans is None else np.array(spans, dtype=np.int32))
+            assert labels_KS is not None
+            latents_KD = group.embedding_LD[group.offsets[row] : group.offsets[row + 1]]
+            named_K = (labels_KS != OTHER).all(axis=1)
+            nameless.of += len(named_K)
+            for latent in np.flatnonzero(~named_K):
+                nameless.latents += 1
+                nameless.lacking.update(sorted(shape.characters(group.cots[row], spans, int(latent)) - known))
+            for latent in np.flatnonzero(named_K):
+                page = labels_KS[latent].tobytes()
+                if page not in pages and len(pages) < _MOST_PAGES:
+                    pages[page] = latents_KD[latent].copy()  # a view would keep its whole row group
     stored = selections[0].shards.manifest.settings.get("store", "float16")
     latents = np.stack(list(pages.values())).astype(np.float16 if stored == "float16" else np.float32)
     classes = np.stack([np.frombuffer(page, dtype=np.int64) for page in pages])
     return Book(shape.alphabet, torch.from_numpy(classes.copy()), torch.from_numpy(latents)), nameless
+
+
+def _first_rows(selection: Selection, most: int) -> Iterator[tuple[EmbeddedRows, int]]:
+    """The first of the selected rows, as row groups and places in them; rows that are held out are none of them."""
+    reader = RowReader([selection], EmbeddingShards.read_group)
+    return (reader.find(index) for index in range(min(len(reader), most)))
 
 
 def blank_latent(folder: ModelFolder, manifest: Manifest | None = None) -> NDArray[np.float32]:
@@ -230,13 +232,12 @@ def blank_latent(folder: ModelFolder, manifest: Manifest | None = None) -> NDArr
 
 
 def _alphabet(selections: Sequence[Selection], style: StripStyle | None) -> Alphabet:
-    """Characters of the first rows of each folder: those that cells show, where there is a style, else of the texts."""
+    """Characters of the first selected rows of each folder: that cells show, or, without a style, of their texts."""
     texts: list[str] = []
     spans: list[list[int]] = []
-    for number, selection in enumerate(selections, start=1):
-        for rows in selection.shards:
-            texts += rows.cots if style is None else [characters_of(shown(cot, style)) for cot in rows.cots]
-            spans += [row for row in rows.spans if row is not None]
-            if len(texts) >= _SAMPLE * number / len(selections):
-                break
+    for selection in selections:
+        for group, row in _first_rows(selection, -(-_SAMPLE // len(selections))):
+            cot, borders = group.cots[row], group.spans[row]
+            texts.append(cot if style is None else characters_of(shown(cot, style)))
+            spans += [] if borders is None else [borders]
     return Alphabet.of(texts, spans, slots=None if style is None else style.cells)

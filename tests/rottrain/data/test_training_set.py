@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +12,18 @@ import torch
 
 import rotdata
 from rotdata.errors import UsageError
+from rotdata.rendering.strips import StripStyle
+from rotdata.runs import pipeline
+from rotdata.runs.embedding import EmbedSettings
 from rotdata.shards import EmbeddingShards
 from rottrain.config import Stage1Config
 from rottrain.data.batches import Example, Shape, ShardRows
 from rottrain.data.rows import Selection
-from rottrain.data.training_set import Supply, blank_latent
+from rottrain.data.training_set import Supply, blank_latent, book_of
 from rottrain.model.backbone import Backbone
-from rottrain.model.glyph_probe import NOTHING, Alphabet
+from rottrain.model.glyph_probe import NOTHING, OTHER, Alphabet
 from rottrain.model.head import ProjectionHead
+from tests.helpers import StandInEncoder
 from tests.rottrain.samples import as_batch
 
 
@@ -72,6 +77,27 @@ def test_held_out_rows_are_the_last_and_not_trained_on(embedded: Path, backbone:
     assert len(found.rows) == 7
     with pytest.raises(UsageError, match="leave none to train on"):
         supply(embedded, backbone, validation_rows=10)
+
+
+def test_the_alphabet_and_the_book_are_of_training_rows_alone(backbone: Backbone, tmp_path: Path) -> None:
+    cots = ["1+1=2", "1+2=3 1+1=2", "2+2=4", "1+1=2 9~9=0"]
+    rows = [{"question": f"{cot}?", "cot": cot, "answer": cot[-1]} for cot in cots]
+    rotdata.render_corpus(rows, out=tmp_path / "strips", style=StripStyle(cells=6))
+    pipeline.embed(tmp_path / "strips", StandInEncoder(), tmp_path / "shards", settings=EmbedSettings(context="latent"))
+    whole = Selection.of(EmbeddingShards(tmp_path / "shards"))
+    recipe = Stage1Config.paper(validation_rows=1, glyph_weight=1.0)
+    found = Supply.of([whole], backbone, recipe)
+    assert found.alphabet is not None
+    assert found.alphabet.characters == " +1234="
+    [held_out] = found.held_out
+    assert held_out.glyphs_KS is not None
+    assert [OTHER in classes for classes in held_out.glyphs_KS.tolist()] == [False, True]
+    shape = dataclasses.replace(found.shape, blank_D=np.zeros(4, np.float32))
+    book, nameless = book_of(found.selections, shape)
+    assert len(book) == 1 + len({"1+1=2", "1+2=3 ", "2+2=4"})
+    assert (nameless.latents, nameless.of) == (0, 4)
+    _, nameless = book_of([whole], shape)
+    assert (nameless.latents, set(nameless.lacking)) == (1, {"9", "~", "0"})
 
 
 @pytest.mark.parametrize("per_dimension", [True, False])
