@@ -11,6 +11,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, Qwen3VLConfig,
 
 from rotdata.encoders import Precision, quiet_loading
 from rotdata.encoders.models import ModelFolder, find_model
+from rottrain.model.architectures import architecture_of
+from rottrain.model.backbone import Backbone, _without_eyes
 from rottrain.training.tiny import tiny_config, tiny_tokenizer
 
 
@@ -38,23 +40,50 @@ def tiny() -> ModelFolder:
 @cache
 def tower_4b() -> ModelFolder:
     """Qwen3-VL-4B's vision tower at its true shape with random weights, in bf16, without its language model."""
+    return tower("qwen3-vl-4b")
+
+
+@cache
+def tower(shape: str) -> ModelFolder:
+    """The vision tower of a shape with random weights, in bf16, and tiny's tokenizer; no language model."""
     from safetensors.torch import save_file
 
-    config = Qwen3VLConfig(
+    config = shape_config(shape)
+    torch.manual_seed(0)
+    folder = Path(tempfile.mkdtemp(prefix="rot-bench-"))
+    config.save_pretrained(folder)
+    tiny_tokenizer().save_pretrained(folder)
+    made = Qwen3VLVisionModel(config.vision_config).to(torch.bfloat16)
+    weights = {f"model.visual.{name}": value.contiguous() for name, value in made.state_dict().items()}
+    save_file(weights, folder / "model.safetensors")
+    return ModelFolder(name=f"{shape} (random)", path=folder, revision=None)
+
+
+_TEXT = {
+    "qwen3-vl-4b": {"num_hidden_layers": 36, "hidden_size": 2560, "intermediate_size": 9728, "num_attention_heads": 32},
+    "qwen3-vl-2b": {"num_hidden_layers": 28, "hidden_size": 2048, "intermediate_size": 6144, "num_attention_heads": 16},
+}
+SHAPES = ("tiny", *_TEXT)
+"""What `shape_config` knows."""
+
+
+def shape_config(shape: str) -> Qwen3VLConfig:
+    """The configuration of tiny, or of a published Qwen3-VL at its true shape."""
+    if shape == "tiny":
+        return tiny_config()
+    rope = {
+        "rope_type": "default",
+        "rope_theta": 5e6,
+        "mrope_section": [24, 20, 20],
+        "mrope_interleaved": True,
+    }
+    return Qwen3VLConfig(
         text_config={
-            "num_hidden_layers": 36,
-            "hidden_size": 2560,
-            "intermediate_size": 9728,
-            "num_attention_heads": 32,
+            **_TEXT[shape],
             "num_key_value_heads": 8,
             "head_dim": 128,
             "vocab_size": 151_936,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 5e6,
-                "mrope_section": [24, 20, 20],
-                "mrope_interleaved": True,
-            },
+            "rope_parameters": rope,
         },
         vision_config={
             "depth": 24,
@@ -65,18 +94,26 @@ def tower_4b() -> ModelFolder:
             "spatial_merge_size": 2,
             "temporal_patch_size": 2,
             "num_position_embeddings": 2304,
-            "out_hidden_size": 2560,
+            "out_hidden_size": _TEXT[shape]["hidden_size"],
             "deepstack_visual_indexes": [5, 11, 17],
         },
         tie_word_embeddings=True,
     )
-    torch.manual_seed(0)
+
+
+def language_model(shape: str, *, device: torch.device, dtype: torch.dtype) -> Backbone:
+    """The language model of a shape with random weights, made where it stays; tiny's tokenizer, whose ids are small."""
     folder = Path(tempfile.mkdtemp(prefix="rot-bench-"))
+    config = shape_config(shape)
     config.save_pretrained(folder)
-    tower = Qwen3VLVisionModel(config.vision_config).to(torch.bfloat16)
-    weights = {f"model.visual.{name}": value.contiguous() for name, value in tower.state_dict().items()}
-    save_file(weights, folder / "model.safetensors")
-    return ModelFolder(name="qwen3-vl-4b (random)", path=folder, revision=None)
+    tokenizer = tiny_tokenizer()
+    tokenizer.save_pretrained(folder)
+    found = ModelFolder(name=f"{shape} (random)", path=folder, revision=None)
+    torch.manual_seed(0)
+    with torch.device(device):
+        model = _without_eyes(architecture_of(found))._from_config(config, dtype=dtype)  # noqa: SLF001 -- as AutoModel does
+    model.requires_grad_(requires_grad=False)
+    return Backbone(model.to(device).eval(), tokenizer, found)
 
 
 def stock_tower(folder: ModelFolder, dtype: Precision) -> Qwen3VLVisionModel:

@@ -13,10 +13,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
-from transformers import DynamicCache, Qwen3VLVisionModel
+from transformers import Qwen3VLVisionModel
 
 from bench.common import compare
+from bench.loop import sample_loss
 from bench.models import model_8x512, stock_tower
 from rotdata.corpora.toy import ToyProblem, toy_problems
 from rotdata.encoders import load_encoder
@@ -77,10 +77,13 @@ def _step(learner: Learner, batch: Batch) -> Callable[[], float]:
 
 
 def _loop(learner: Learner, encode: Encode, problems: list[ToyProblem], *, forced: bool) -> Callable[[], float]:
+    backbone = learner.backbone
+
     def step() -> float:
         total = 0.0
         for problem in problems:
-            loss = _sample_loss(learner, encode, problem, forced=forced) / len(problems)
+            prompt, answer = backbone.prompt_ids(problem.question), backbone.answer_ids(problem.answer)
+            loss = sample_loss(learner, prompt, answer, encode(problem.cot), forced=forced) / len(problems)
             loss.backward()
             total += float(loss.detach())
         learner.zero_grad()
@@ -95,31 +98,3 @@ def _encoded(tower: Qwen3VLVisionModel, text: str, geometry: PatchGeometry) -> T
     patches, grid = pack([render(text, StripStyle()).pixels], geometry)
     latents_KD: Tensor = tower(torch.from_numpy(patches), grid_thw=torch.from_numpy(grid)).pooler_output
     return latents_KD
-
-
-def _sample_loss(learner: Learner, encode: Encode, problem: ToyProblem, *, forced: bool) -> Tensor:
-    """One sample: picture, encoder, one latent after the other, a second pass for the answer."""
-    backbone, head, recipe = learner.backbone, learner.head, learner.recipe
-    targets_KD = encode(problem.cot)
-    opened = torch.tensor([[*backbone.prompt_ids(problem.question), backbone.begin_id]])
-    with torch.no_grad():
-        opened_1TD = backbone.embed(opened)
-        cache = DynamicCache(config=backbone.model.config.text_config)
-        hidden = backbone.hidden(opened_1TD, cache=cache)[:, -1]
-    latents = []
-    for target_D in targets_KD:
-        latent = head(hidden)
-        latents.append(latent)
-        with torch.no_grad():
-            fed = target_D[None] if forced else latent.detach()
-            hidden = backbone.hidden(fed[None], cache=cache)[:, -1]
-    latents_KD = torch.cat(latents)
-    labels = torch.tensor([backbone.end_id, *backbone.answer_ids(problem.answer)])
-    with torch.no_grad():
-        closing_TD = backbone.embed(labels)
-    whole = torch.cat([opened_1TD[0], latents_KD, closing_TD])[None]
-    hidden_TD = backbone.hidden(whole)[0]
-    first = opened.shape[1] + len(latents_KD) - 1
-    answer = F.cross_entropy(backbone.logits(hidden_TD[first : first + len(labels)]), labels)
-    alignment = (latents_KD - targets_KD).square().mean(dim=1).mean()
-    return recipe.align_weight * alignment + recipe.answer_weight * answer

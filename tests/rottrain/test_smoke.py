@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from bench.gpu.smoke import summary
 from rotdata.shards import Manifest
 from rottrain import smoke
 from rottrain.cli.compare import check_words
@@ -41,6 +42,8 @@ def test_the_line_works_on_a_random_model_and_says_how(
     kept = tmp_path / "kept"
     assert found["fingerprints"]["embedded"] == Manifest.load(kept / "embedded").fingerprint
     assert found["fingerprints"]["stage2"] == checkpoints.weights_sha256(kept / "stage2")
+    told = summary(found)  # what `python -m bench.gpu smoke` writes down of it
+    assert (told["ok"], sorted(told["ran"]), "said" in told) == (True, ["stage1", "stage2"], False)
     report = as_report(Smoke(**found | {"steps": [Step(**step) for step in found["steps"]]}))
     assert report.startswith("### rottrain smoke: ")
     assert "float32 on cpu, peak " in report
