@@ -35,7 +35,8 @@ from rotdata.encoders.packed import PackedEncoder, SameSize
 from rotdata.encoders.patches import pack
 from rotdata.rendering.strips import StripStyle, render
 from rotdata.runs import pipeline, resumable
-from rotdata.runs.embedding import Context, EmbedSettings
+from rotdata.runs.embedding import EmbedSettings
+from rotdata.shards import Context
 
 AUG_ROWS = 385_000
 """Of GSM8k-Aug, which the paper trains on."""
