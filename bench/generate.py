@@ -13,11 +13,9 @@ import torch
 from transformers import DynamicCache
 
 from bench.common import compare
-from bench.models import model_8x512
+from bench.models import model_8x512, untrained
 from rotdata.corpora.toy import toy_problems
-from rottrain.generation.generate import RoT
 from rottrain.model.backbone import Backbone
-from rottrain.model.checkpoints import CheckpointConfig
 from rottrain.model.head import ProjectionHead
 
 QUESTIONS, LATENTS, TOKENS = 8, 32, 32
@@ -30,11 +28,7 @@ def figures() -> Iterator[dict[str, Any]]:
     backbone.eos_id = -1  # never produced: every answer has exactly TOKENS tokens
     torch.manual_seed(0)
     head = ProjectionHead(width_in=512, width_out=512, hidden=1024, activation="swiglu").eval()
-    config = CheckpointConfig(
-        stage="stage1", model="8x512", encoder={}, style={}, encoding="", prompt=backbone.prompt, head={}, run={},
-        result={}, learnt=[],
-    )  # fmt: skip
-    rot = RoT(backbone, head, config)
+    rot = untrained(backbone, head)
     questions = [problem.question for problem in islice(toy_problems("test"), QUESTIONS)]
 
     @torch.inference_mode()

@@ -11,8 +11,11 @@ from transformers import AutoConfig, AutoModelForImageTextToText, Qwen3VLConfig,
 
 from rotdata.encoders import Precision, quiet_loading
 from rotdata.encoders.models import ModelFolder, find_model
+from rottrain.generation.generate import RoT
 from rottrain.model.architectures import architecture_of
 from rottrain.model.backbone import Backbone, _without_eyes
+from rottrain.model.checkpoints import CheckpointConfig, Reached, Request, shape_of
+from rottrain.model.head import ProjectionHead
 from rottrain.training.tiny import tiny_config, tiny_tokenizer
 
 
@@ -125,3 +128,14 @@ def stock_tower(folder: ModelFolder, dtype: Precision) -> Qwen3VLVisionModel:
             key_mapping={r"^model\.visual\.": ""},
             dtype=getattr(torch, dtype),
         ).eval()
+
+
+def untrained(backbone: Backbone, head: ProjectionHead) -> RoT:
+    """A base model and a random head as if they were a checkpoint."""
+    name = backbone.folder.name
+    asked = Request(stage="stage1", model=name, shards="", limit=None, start=None, recipe={})
+    config = CheckpointConfig(
+        stage="stage1", model=name, encoder={}, style={}, encoding="", prompt=backbone.prompt, head=shape_of(head),
+        run=asked, result=Reached(steps=0, loss=0.0, validation=None), learnt=[],
+    )  # fmt: skip
+    return RoT(backbone, head, config)

@@ -20,11 +20,10 @@ import torch
 import uvicorn
 
 from bench.common import compare
-from bench.models import tiny
+from bench.models import tiny, untrained
 from rotdata.corpora.toy import toy_problems
 from rottrain.generation.generate import RoT
 from rottrain.model.backbone import Backbone
-from rottrain.model.checkpoints import CheckpointConfig
 from rottrain.model.head import ProjectionHead
 from rottrain.serving.app import new_app
 
@@ -37,11 +36,7 @@ def figures() -> Iterator[dict[str, Any]]:
     backbone.eos_id = -1  # never produced: every answer has exactly TOKENS tokens
     torch.manual_seed(0)
     head = ProjectionHead(width_in=backbone.width, width_out=backbone.width, hidden=256, activation="swiglu").eval()
-    config = CheckpointConfig(
-        stage="stage1", model="tiny", encoder={}, style={}, encoding="", prompt=backbone.prompt, head={}, run={},
-        result={}, learnt=[],
-    )  # fmt: skip
-    rot = RoT(backbone, head, config)
+    rot = untrained(backbone, head)
     questions = [problem.question for problem in islice(toy_problems("test"), QUESTIONS)]
 
     def one_by_one() -> list[str]:

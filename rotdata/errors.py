@@ -43,6 +43,10 @@ class ShardMismatch(RotError):
     """The shards were made for another model than the one that wants to read them."""
 
 
+class FolderUnwritable(RotError):
+    """The disk is full, or the folder can't be written."""
+
+
 class CheckpointError(RotError):
     """A checkpoint is missing, incomplete, or was made for something else."""
 

@@ -23,10 +23,10 @@ from rotdata import hub
 from rotdata.encoders import quiet_loading
 from rotdata.encoders.models import ModelFolder, find_model
 from rotdata.errors import CheckpointError, OutputOccupied, UsageError
-from rotdata.shards import write_atomically
+from rotdata.shards import is_leftover, remove_leftovers, write_atomically
 from rottrain.config import LoraSettings, from_dict
 from rottrain.generation.generate import MAX_ANSWER_TOKENS, MAX_COT_TOKENS, default_budget
-from rottrain.model import checkpoints
+from rottrain.model import checkpoints, tensors
 from rottrain.model.backbone import Backbone
 from rottrain.model.checkpoints import BOOK, CONFIG, HEAD, PROBE, CheckpointConfig
 from rottrain.model.precision import load_backbone
@@ -39,6 +39,8 @@ Weights = Literal["adapter", "whole"]
 
 SETTINGS, CARD = "rot.json", "README.md"
 SCRIPTS = ("use.py", "custom_generate/generate.py")
+_UNFINISHED = ".export.tmp"
+"""What is exported, as long as it is."""
 _PROCESSOR = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
 
 
@@ -85,8 +87,11 @@ def export(
         )
     origin = {"weights": weights, "base": named, "checkpoint": checkpoints.weights_sha256(checkpoint)}
     if not _is_there(out, origin):
-        out.mkdir(parents=True, exist_ok=True)
-        _write(checkpoint, config, folder, out, origin)
+        with tensors.writing(out):
+            out.mkdir(parents=True, exist_ok=True)
+            write_atomically(out / _UNFINISHED, json.dumps(origin).encode())
+            _write(checkpoint, config, folder, out, origin)
+            remove_leftovers(out)
     files = sorted(path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file())
     return Exported(
         folder=str(out),
@@ -99,16 +104,26 @@ def export(
 
 
 def _is_there(out: Path, origin: dict[str, Any]) -> bool:
-    """Whether `out` is this very export, whole. Raises OutputOccupied if it holds anything else."""
-    try:
-        found = json.loads((out / SETTINGS).read_text())
-    except (OSError, ValueError):
-        found = {}
-    if isinstance(found, dict) and origin.items() <= found.items():
+    """Whether `out` is this very export, whole. Raises OutputOccupied if it holds anything else.
+
+    What is left of this export, if it was killed, or the disk was full, is written again.
+    """
+    if _record(out / _UNFINISHED) == origin:
+        return False
+    if origin.items() <= _record(out / SETTINGS).items():
         return True
-    if out.exists() and any(out.iterdir()):
+    if out.exists() and not all(is_leftover(path) for path in out.iterdir()):
         raise OutputOccupied(f"{out} holds files already: choose an empty or new folder for --out")
     return False
+
+
+def _record(file: Path) -> dict[str, Any]:
+    """The JSON object of a file; empty if it is none."""
+    try:
+        found = json.loads(file.read_bytes())
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _write(checkpoint: Path, config: CheckpointConfig, folder: ModelFolder, out: Path, origin: dict[str, Any]) -> None:

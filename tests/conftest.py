@@ -9,8 +9,9 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 if "PYTEST_XDIST_WORKER" in os.environ:  # a thread a worker: with more, threads wait for threads of other workers
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -106,3 +107,17 @@ def toy_alone(toy_cells: Path) -> Path:
     out = toy_cells.parent / "alone"
     pipeline.embed(toy_cells, StandInEncoder(), out, settings=EmbedSettings(context="latent"))
     return out
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 16 MiB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", folder], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip("a tmpfs can't be mounted here")
+    yield folder
+    subprocess.run(["umount", folder], check=True)

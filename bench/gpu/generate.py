@@ -7,6 +7,7 @@ paper, on its own card and model: 1.75 s a question in 32 latents, 6.41 s in 108
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -14,12 +15,11 @@ import torch
 
 from bench.gpu.graphs import Stepper, compile_parts
 from bench.gpu.job import Job
-from bench.models import language_model
+from bench.models import language_model, untrained
 from rottrain.generation import generate
 from rottrain.generation.generate import Generation, RoT
 from rottrain.model.backbone import Backbone
 from rottrain.model.book import Book
-from rottrain.model.checkpoints import CheckpointConfig
 from rottrain.model.glyph_probe import OTHER, Alphabet, GlyphProbe
 from rottrain.model.head import ProjectionHead
 
@@ -53,10 +53,7 @@ def _random(job: Job) -> RoT:
     backbone.eos_id = -1  # never produced: a reply has as many tokens as it may have
     torch.manual_seed(0)
     head = ProjectionHead(width_in=backbone.width, width_out=backbone.width, hidden=None, activation="swiglu")
-    config = CheckpointConfig(
-        stage="stage1", model="random", encoder={}, style={}, encoding="", prompt=backbone.prompt, head={}, run={},
-        result={}, learnt=[], context="latent",
-    )  # fmt: skip
+    config = replace(untrained(backbone, head).config, context="latent")
     probe, book = _reading(backbone, job.size.pages)
     return RoT(backbone, head.to(job.device).eval(), config, probe.to(job.device), book.to(job.device))
 

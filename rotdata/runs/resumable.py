@@ -6,7 +6,6 @@ what manifest and file agree on, so a run can be stopped anywhere and loses the 
 
 from __future__ import annotations
 
-import errno
 import multiprocessing
 import os
 import re
@@ -36,22 +35,11 @@ _STOP_CHECK_S = 0.2
 _MOST_PARTS = 99_999
 _PART = re.compile(r"part-(\d{5})-of-(\d{5})")
 
-_REMEDIES = {
-    errno.ENOSPC: "free some space, and run the same command again to go on where it stopped",
-    errno.EDQUOT: "free some of your quota, and run the same command again to go on where it stopped",
-    errno.EFBIG: "files are limited to that size here (ulimit -f); a smaller --rows-per-shard makes smaller ones",
-    errno.EROFS: "choose an --out that can be written",
-    errno.EACCES: "choose an --out that can be written, or change its permissions",
-    errno.EPERM: "choose an --out that can be written, or change its permissions",
-}
+_SMALLER = "a smaller --rows-per-shard makes smaller ones"
 
 
 class WorkerDied(RotError):
     """A worker process ended without a word."""
-
-
-class FolderUnwritable(RotError):
-    """The disk is full, or the folder can't be written."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -246,8 +234,8 @@ def run(out: Path, manifest: shards.Manifest, work: Work, *, mode: Mode = RESUME
                 shards.remove_leftovers(out)
                 raise
     except OSError as error:
-        if error.errno in _REMEDIES:
-            raise FolderUnwritable(f"{out} can't be written ({error.strerror}): {_REMEDIES[error.errno]}") from error
+        if problem := shards.unwritable(out, error.errno, too_large=_SMALLER):
+            raise problem from error
         raise
     return Ran(shards_made=len(manifest.shards) - before, seconds=time.monotonic() - started)
 

@@ -17,6 +17,7 @@ from rotdata.shards.files import (
     is_shard_file,
     locked,
     remove_leftovers,
+    unwritable,
     write_atomically,
 )
 from rotdata.shards.manifest import SCHEMA_VERSION, Kind, Manifest, Plan, ShardEntry
@@ -62,6 +63,7 @@ __all__ = [
     "remove_leftovers",
     "sample",
     "strip_schema",
+    "unwritable",
     "verify",
     "write_atomically",
     "write_rejects",

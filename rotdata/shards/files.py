@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -12,11 +13,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Protocol
 
-from rotdata.errors import OutputOccupied
+from rotdata.errors import FolderUnwritable, OutputOccupied
 
 MANIFEST = "manifest.json"
 REJECTS = "rejects.jsonl"
 
+_REMEDIES = {
+    errno.ENOSPC: "free some space, and run the same command again to go on where it stopped",
+    errno.EDQUOT: "free some of your quota, and run the same command again to go on where it stopped",
+    errno.EFBIG: "files are limited to that size here (ulimit -f)",
+    errno.EROFS: "choose an --out that can be written",
+    errno.EACCES: "choose an --out that can be written, or change its permissions",
+    errno.EPERM: "choose an --out that can be written, or change its permissions",
+}
 _SHARD_FILE = re.compile(r".*-\d{5}-of-\d{5}\.parquet")
 
 
@@ -97,6 +106,17 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.fsync(stream.fileno())
     temporary.replace(path)
     sync_folder(path.parent)
+
+
+def unwritable(folder: Path, number: int | None, *, too_large: str) -> FolderUnwritable | None:
+    """What to say of a folder where writing has failed with an error of that number; None if it is another failure.
+
+    `too_large` is what to do about files that may not grow as large.
+    """
+    if number not in _REMEDIES:
+        return None
+    remedy = _REMEDIES[number] + (f"; {too_large}" if number == errno.EFBIG else "")
+    return FolderUnwritable(f"{folder} can't be written ({os.strerror(number)}): {remedy}")
 
 
 @contextmanager

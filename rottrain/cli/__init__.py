@@ -13,6 +13,7 @@ app = new_app(
         "stage2": train.stage2,
         "sft": train.sft,
         "smoke": ship.smoke,
+        "verify": ship.verify,
         "export": ship.export,
         "generate": generate.generate,
         "serve": serve.serve,

@@ -1,4 +1,4 @@
-"""Commands around the line: export, and smoke and demo, which run all of it."""
+"""Commands around the line: verify and export, and smoke and demo, which run all of it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from rotdata.cli.options import Json
-from rotdata.console import print_json
+from rotdata.console import EXIT_MISMATCH, print_json
 from rottrain.cli.options import BaseModel, Checkpoint
 
 
@@ -37,6 +37,22 @@ def export(
     else:
         where = f", {exported.url}" if exported.url else ""
         typer.echo(f"{exported.folder}: {exported.weights}, {exported.bytes / 1e6:.1f} MB{where}")
+
+
+def verify(checkpoint: Checkpoint, json_: Json = False) -> None:  # noqa: FBT002
+    """Recompute a checkpoint's hashes, and see that its weights are finite and fit; exit code 4 if anything differs."""
+    from rottrain.model.verification import verify as run
+
+    found = run(checkpoint)
+    if json_:
+        print_json(dataclasses.asdict(found))
+    else:
+        for mismatch in found.mismatches:
+            typer.echo(f"{mismatch.file}: {mismatch.problem}")
+        unhashed = "" if found.hashed or found.stage is None else "; it carries no hashes: an earlier release made it"
+        typer.echo(f"{found.stage or checkpoint}: {found.files} files, {len(found.mismatches)} mismatches{unhashed}")
+    if found.mismatches:
+        raise typer.Exit(EXIT_MISMATCH)
 
 
 def smoke(

@@ -94,8 +94,12 @@ class Backbone:
         model.requires_grad_(requires_grad=False)
         if device == "cpu":  # its fused kernel is slow at a few hundred positions, above all in bf16 and backwards
             model.model.language_model.set_attn_implementation("eager")
+        model = model.to(device).eval()
+        for name, value in model.named_parameters():
+            if not bool(value.isfinite().all()):
+                raise UnknownModel(f"{folder.name}: {name} holds values that are not finite: fetch or copy it again")
         tokenizer = AutoTokenizer.from_pretrained(folder.path)
-        return cls(model.to(device).eval(), tokenizer, folder, arithmetic=arithmetic)
+        return cls(model, tokenizer, folder, arithmetic=arithmetic)
 
     @property
     def width(self) -> int:

@@ -31,6 +31,7 @@ from rottrain.data.batches import Example, Shape, ShardRows
 from rottrain.data.rows import Selection
 from rottrain.model.backbone import Backbone
 from rottrain.model.precision import precision_of
+from rottrain.model.tensors import writing
 
 _ABOUT, _VALUES, _CHECKS = "about.json", "hidden.bin", "checks.bin"
 _BLOCK = 1 << 26
@@ -102,7 +103,8 @@ class _Rows:
         content = hidden_KD.contiguous().view(torch.uint8).numpy().tobytes()
         if len(content) != self._row_bytes[row]:
             raise ValueError(f"row {row} has {tuple(hidden_KD.shape)} hidden states of {hidden_KD.dtype}")
-        os.pwrite(self._values, content, int(self._starts[row]))
+        with writing(self._folder):
+            os.pwrite(self._values, content, int(self._starts[row]))
         self._checks[row] = _checksum(content)
 
     def _make_room(self, about: dict[str, Any]) -> None:
@@ -116,9 +118,11 @@ class _Rows:
                 f"the hidden states of {about['shards'][:12]} take {needed / 1e9:.1f} GB, {self._folder} has "
                 f"{free / 1e9:.1f} GB free: choose another --cache-hidden, or train without"
             )
-        for name, size in ((_VALUES, needed), (_CHECKS, 4 * len(self._row_bytes))):
-            with (self._folder / name).open("ab") as file:
-                file.truncate(size)
+        with writing(self._folder):
+            with (self._folder / _VALUES).open("ab") as file:
+                file.truncate(needed)
+            # They are mapped: on a full disk, a page that was never written would end the process.
+            (self._folder / _CHECKS).write_bytes(bytes(4 * len(self._row_bytes)))
         write_atomically(self._folder / _ABOUT, (json.dumps(about, indent=2) + "\n").encode())
 
 

@@ -6,8 +6,8 @@ A run that was stopped and resumed leaves the lines of one that never was. Knows
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from itertools import groupby
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import groupby, takewhile
 from pathlib import Path
 
 from rotdata.shards import write_atomically
@@ -39,15 +39,26 @@ class Losses:
         found = []
         for _, window in groupby(self._lines, key=lambda line: (line["step"] - 1) // every):
             lines = list(window)
-            means = {name: sum(line[name] for line in lines) / len(lines) for name in lines[0]}
-            found.append({name: round(mean, _DIGITS) for name, mean in means.items()} | {"step": lines[-1]["step"]})
+            means = {name: round(mean, _DIGITS) for name, mean in _means(lines).items()}
+            found.append(means | {"step": lines[-1]["step"]})
         return found
+
+    def latest(self, every: int) -> dict[str, float]:
+        """Means over the last of these windows, to the last digit."""
+        last = self._lines[-1]["step"]
+        first = last - (last - 1) % every
+        return _means(list(takewhile(lambda line: line["step"] >= first, reversed(self._lines)))[::-1])
 
 
 def write_history(folder: Path, losses: Losses, validations: Iterable[Mapping[str, float]], *, every: int) -> None:
     """Write losses, as means over windows of `every` steps, and validations in the order of their steps."""
     lines = [*losses.means(every), *validations]
     write_atomically(folder / HISTORY, _as_lines(sorted(lines, key=lambda line: line["step"])))
+
+
+def _means(lines: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Of each number but the step."""
+    return {name: sum(line[name] for line in lines) / len(lines) for name in lines[0] if name != "step"}
 
 
 def _as_lines(lines: Iterable[Mapping[str, float]]) -> bytes:

@@ -1,22 +1,21 @@
 """What the commands train, on what and from what: both latent stages, and fine-tuning in words beside them.
 
 --out becomes the finished checkpoint (checkpoints.py). While a run lasts it holds run.json, what was asked for, and
-what the loop keeps there (loop.py).
+what the loop keeps there (trainer.py).
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import resource
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,7 +27,8 @@ from rotdata.console import say
 from rotdata.encoders import tower_hashes
 from rotdata.encoders.models import ModelFolder, find_model
 from rotdata.errors import OutputOccupied, ShardMismatch, UsageError
-from rotdata.shards import EmbeddingShards, locked, write_atomically
+from rotdata.shards import EmbeddingShards, is_leftover, locked, remove_leftovers, write_atomically
+from rottrain import records
 from rottrain.config import (
     DEFAULT_RECIPE,
     LatentConfig,
@@ -45,13 +45,14 @@ from rottrain.data.batches import Collator, ShardRows
 from rottrain.data.rows import RowOrder, Selection, hold_out, parse_weighted
 from rottrain.data.training_set import Supply, lengths_of
 from rottrain.metrics import scoring
-from rottrain.model import checkpoints
+from rottrain.model import checkpoints, tensors
 from rottrain.model.backbone import Backbone
-from rottrain.model.checkpoints import CheckpointConfig
+from rottrain.model.checkpoints import CheckpointConfig, Learnt, Letters
 from rottrain.model.head import ProjectionHead
 from rottrain.model.precision import load_backbone, precision_of
-from rottrain.training import trainer
+from rottrain.training import states, trainer
 from rottrain.training.hidden_states import HiddenStates, KnownRows
+from rottrain.training.history import HISTORY
 from rottrain.training.objective import Learner
 from rottrain.training.origin import Origin
 from rottrain.training.sft import TextCollator, TextLearner, TextRows
@@ -278,17 +279,17 @@ class _Wanted:
     start: str | None = None
     """SHA-256 of the weights it starts from."""
 
-    def identity(self) -> dict[str, Any]:
+    def request(self) -> checkpoints.Request:
         """What a run must share with an earlier one in the same folder to continue it."""
         shards = [(each.shards.manifest.fingerprint, each.weight) for each in self.selections]
-        return {
-            "stage": self.stage,
-            "model": self.model,
-            "shards": shards[0][0] if shards == [(shards[0][0], 1.0)] else shards,
-            "limit": self.running.limit,
-            "start": self.start,
-            "recipe": what_decides(self.recipe),
-        }
+        return checkpoints.Request(
+            stage=self.stage,
+            model=self.model,
+            shards=shards[0][0] if shards == [(shards[0][0], 1.0)] else shards,
+            limit=self.running.limit,
+            start=self.start,
+            recipe=what_decides(self.recipe),
+        )
 
 
 def _latent_lesson(
@@ -349,26 +350,38 @@ def _let_learn(backbone: Backbone, recipe: TrainConfig, *, train_tokens: bool) -
 def _run(wanted: _Wanted, out: Path) -> Outcome:
     """Train until the end, or until told to stop, and write the finished checkpoint."""
     started, ran = time.monotonic(), None
-    out.mkdir(parents=True, exist_ok=True)
-    with locked(out) if is_main() else nullcontext():
-        identity = wanted.identity()
-        if _claim(out, identity):
+    with tensors.writing(out), _held(out):
+        request = wanted.request()
+        if _claim(out, request):
             result = checkpoints.load_config(out).result
         else:
             lesson = wanted.build()
             running = wanted.running
             trained = trainer.train(
-                lesson, out, resume=running.resume, report_to=running.report_to, workers=running.workers
+                lesson,
+                out,
+                run=_digest(request),
+                resume=running.resume,
+                report_to=running.report_to,
+                workers=running.workers,
             )
             result, ran = trained.result, _ran(lesson.learner.backbone, trained.step_seconds)
             if is_main():
-                _save(lesson, wanted, out, result)
+                with trainer.undisturbed():
+                    _save(lesson, wanted, out, result)
         if is_main():
-            for state in out.glob("checkpoint-*"):  # also what a run that was killed right here has left
-                shutil.rmtree(state)
+            states.remove_all(out)  # also what a run that was killed right here has left
             for name in (RUN, BEST, NOT_FINITE):
                 (out / name).unlink(missing_ok=True)
     return Outcome(**result, seconds=round(time.monotonic() - started, 3), checkpoint=str(out), ran=ran)
+
+
+@contextmanager
+def _held(out: Path) -> Iterator[None]:
+    """Make the folder of a run, and keep other runs out of it."""
+    out.mkdir(parents=True, exist_ok=True)
+    with locked(out) if is_main() else nullcontext():
+        yield
 
 
 def _ran(backbone: Backbone, step_seconds: float | None) -> Ran:
@@ -440,13 +453,16 @@ def _noting(kept: dict[int, int]) -> Callable[[Tensor], Tensor]:
     return note
 
 
-def _save(lesson: Lesson, wanted: _Wanted, out: Path, result: dict[str, Any]) -> None:
+def _save(lesson: Lesson, wanted: _Wanted, out: Path, result: checkpoints.Reached) -> None:
     """Write the finished checkpoint."""
     learner, manifest, recipe = lesson.learner, wanted.selections[0].shards.manifest, wanted.recipe
     backbone = learner.backbone
     head, probe, book = (
         (learner.head, learner.probe, learner.book) if isinstance(learner, Learner) else (None, None, None)
     )
+    learnt: list[Learnt] = ["language"] if backbone.trains_language else []
+    if backbone.adapter is not None:
+        learnt.append("adapter")
     config = CheckpointConfig(
         stage=wanted.stage,
         model=wanted.model,
@@ -455,41 +471,50 @@ def _save(lesson: Lesson, wanted: _Wanted, out: Path, result: dict[str, Any]) ->
         encoding=manifest.encoding_fingerprint,
         prompt=backbone.prompt,
         head=checkpoints.shape_of(head) if head else None,
-        run=wanted.identity(),
+        run=wanted.request(),
         result=result,
-        learnt=[
-            name
-            for name, has in (("language", backbone.trains_language), ("adapter", backbone.adapter is not None))
-            if has
-        ],
+        learnt=learnt,
         budget=recipe.budget if isinstance(recipe, LatentConfig) else None,
         lengths=lengths_of(wanted.selections, recipe.budget) if isinstance(recipe, LatentConfig) else None,
-        alphabet={"characters": probe.alphabet.characters, "slots": probe.alphabet.slots} if probe else None,
+        alphabet=Letters(characters=probe.alphabet.characters, slots=probe.alphabet.slots) if probe else None,
         mode=recipe.mode if isinstance(recipe, SftConfig) else None,
         context=manifest.context,
         feedback=recipe.feedback if isinstance(recipe, LatentConfig) else "latent",
     )
     write_atomically(out / RECIPE, as_yaml(recipe).encode())
-    checkpoints.save(out, config, backbone, head=head, probe=probe, book=book)
+    checkpoints.save(out, config, backbone, head=head, probe=probe, book=book, beside=(RECIPE, HISTORY))
 
 
-def _claim(out: Path, identity: dict[str, Any]) -> bool:
+def _digest(request: checkpoints.Request) -> str:
+    """SHA-256 of what a run was asked for."""
+    return hashlib.sha256(json.dumps(request, sort_keys=True).encode()).hexdigest()
+
+
+def _claim(out: Path, request: checkpoints.Request) -> bool:
     """Whether `out` holds this very run, finished. Raises OutputOccupied if it holds something else."""
     finished, running = out / checkpoints.CONFIG, out / RUN
     if finished.exists():
         earlier = checkpoints.load_config(out).run
     elif running.exists():
-        earlier = json.loads(running.read_text())
-    elif any(out.iterdir()):
+        remedy = "choose another --out, or remove this one"
+        earlier = records.as_record(checkpoints.Request, records.read(running, remedy=remedy), running, remedy=remedy)
+    elif any(not is_leftover(path) for path in out.iterdir()):
         raise OutputOccupied(f"{out} holds files that are no training run: choose an empty or new folder for --out")
     else:
-        if is_main():
-            write_atomically(running, (json.dumps(identity, indent=2) + "\n").encode())
-        return False
-    if earlier != json.loads(json.dumps(identity)):
-        changed = sorted(name for name in identity if earlier.get(name) != identity[name])
+        earlier = None
+    if earlier is not None and (changed := _changed(earlier, request)):
         raise OutputOccupied(f"{out} holds a run with another {', '.join(changed)}: choose another --out")
+    if is_main():
+        remove_leftovers(out)
+        if earlier is None:
+            write_atomically(running, (json.dumps(request, indent=2) + "\n").encode())
     return finished.exists()
+
+
+def _changed(earlier: checkpoints.Request, request: checkpoints.Request) -> list[str]:
+    """What was asked for otherwise in an earlier run, as its file has it."""
+    now = json.loads(json.dumps(request))
+    return sorted(name for name, value in earlier.items() if value != now[name])
 
 
 def _select(shards: Shards, limit: int | None) -> list[Selection]:

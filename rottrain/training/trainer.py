@@ -1,7 +1,7 @@
 """The loop: a learner and its rows on transformers.Trainer, in runs that can be stopped, resumed and watched.
 
-While a run lasts, its folder holds checkpoint-STEP folders, the Trainer's own state; one counts only once its COMPLETE
-file is there. What is learnt, and what becomes of it, stands in trainer.py.
+While a run lasts, its folder holds checkpoint-STEP folders, the Trainer's own state (states.py), and the best weights
+so far, which each state has too. What is learnt, and what becomes of it, stands in stages.py.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import shutil
 import signal
 import statistics
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from types import FrameType
 from typing import Any
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
 from tqdm import tqdm
@@ -37,16 +36,20 @@ from transformers import (
 from rotdata.console import say
 from rotdata.errors import CheckpointError, Interrupted, TrainingError
 from rotdata.shards import write_atomically
+from rotdata.shards.files import file_sha256
 from rottrain.data.rows import RowOrder
+from rottrain.model import tensors
+from rottrain.model.checkpoints import Reached
+from rottrain.training import states
 from rottrain.training.history import Losses, write_history
 from rottrain.training.objective import Learner
 from rottrain.training.sft import TextLearner
 from rottrain.training.validation import kept, warnings_of
 
 BEST, NOT_FINITE = "best.safetensors", "not-finite.json"
-_COMPLETE = "COMPLETE"
 _STATE = "trained.safetensors"
 _VALIDATION = "validation_"
+_STOPS = (signal.SIGTERM, signal.SIGINT)
 _SHOWN = ("loss", "alignment", "answer", "glyphs", "halt")
 
 
@@ -69,16 +72,15 @@ class Lesson:
 class Trained:
     """What a run came to."""
 
-    result: dict[str, Any]
-    """Steps done, the mean loss of the last logged steps, the figures of the weights that were kept."""
+    result: Reached
     step_seconds: float | None
     """Median of the steps after the first one; None if there was none."""
 
 
-def train(lesson: Lesson, out: Path, *, resume: str, report_to: str, workers: int) -> Trained:
-    """Run the Trainer to its end. Raises Interrupted, TrainingError."""
+def train(lesson: Lesson, out: Path, *, run: str, resume: str, report_to: str, workers: int) -> Trained:
+    """Run the Trainer to its end, in a run of that SHA-256. Raises Interrupted, TrainingError, CheckpointError."""
     learner = lesson.learner
-    keeper, clock = _RunKeeper(out), _Clock()
+    keeper, clock = _RunKeeper(out, run), _Clock()
     trainer = StageTrainer(
         learner,
         lesson.order,
@@ -87,22 +89,38 @@ def train(lesson: Lesson, out: Path, *, resume: str, report_to: str, workers: in
         data_collator=lesson.collate,
         callbacks=[clock, keeper, _Epochs(lesson.order), _Progress()],
     )
-    validating = _Validating(trainer, lesson, out) if lesson.held_out else None
+    validating = _Validating(trainer, lesson) if lesson.held_out else None
     if validating is not None:
         trainer.add_callback(validating)
     trainer.remove_callback(PrinterCallback)  # it prints on stdout
+    state_folder = _resume_from(out, run, resume)
+    if state_folder is None and is_main():
+        trainer.best.drop()
     with keeper.listening():
-        trainer.train(resume_from_checkpoint=_resume_from(out, resume))
-    state = trainer.state
-    if state.global_step < state.max_steps:
-        raise Interrupted(f"stopped at step {state.global_step} of {state.max_steps}; the same command resumes {out}")
-    validation = validating.take_best() if validating is not None else None
-    if is_main():
-        found = [entry for entry in state.log_history if f"{_VALIDATION}accuracy" in entry]
-        write_history(out, trainer.losses, found, every=learner.recipe.log_steps)
-    losses = [entry["loss"] for entry in state.log_history if "loss" in entry]
-    result = {"steps": state.global_step, "loss": losses[-1], "validation": validation}
+        trainer.train(resume_from_checkpoint=state_folder)
+        state = trainer.state
+        if state.global_step < state.max_steps:
+            raise Interrupted(
+                f"stopped at step {state.global_step} of {state.max_steps}; the same command resumes {out}"
+            )
+        validation = validating.take_best() if validating is not None else None
+        if is_main():
+            found = [entry for entry in state.log_history if f"{_VALIDATION}accuracy" in entry]
+            write_history(out, trainer.losses, found, every=learner.recipe.log_steps)
+    loss = trainer.losses.latest(learner.recipe.log_steps)["loss"]
+    result = Reached(steps=state.global_step, loss=loss, validation=validation)
     return Trained(result=result, step_seconds=clock.step_seconds)
+
+
+@contextmanager
+def undisturbed() -> Iterator[None]:
+    """Leave SIGTERM and SIGINT aside while what has been learnt is written: there may be no state to go on from."""
+    previous = {number: signal.signal(number, signal.SIG_IGN) for number in _STOPS}
+    try:
+        yield
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
 
 
 class StageTrainer(Trainer):
@@ -114,9 +132,9 @@ class StageTrainer(Trainer):
         self, learner: Learner | TextLearner, order: RowOrder, arguments: TrainingArguments, **rest: Any
     ) -> None:
         self.losses = Losses()
-        """Of this process's rows."""
-        self._parts: dict[str, list[float]] = defaultdict(list)
+        """Of all processes' rows."""
         self._row_order = order
+        self.best = _Best(Path(str(arguments.output_dir)))
         super().__init__(model=learner, args=arguments, **rest)
 
     def compute_loss(
@@ -126,7 +144,7 @@ class StageTrainer(Trainer):
         return_outputs: bool = False,  # noqa: FBT001, FBT002 -- the Trainer's signature
         num_items_in_batch: Tensor | int | None = None,  # noqa: ARG002
     ) -> Any:
-        """The learner's loss; its parts are kept for the log. Raises TrainingError if it is not finite."""
+        """The learner's loss; it and its parts are noted. Raises TrainingError if it is not finite."""
         learner = self.accelerator.unwrap_model(model)
         if isinstance(learner, Learner):
             learner.step = self.state.global_step
@@ -148,20 +166,15 @@ class StageTrainer(Trainer):
                 f"the loss of step {self.state.global_step + 1} is {loss.item()}: lower --lr, or look at the rows "
                 f"whose ids are in {file}"
             )
-        values = {name: value.detach().item() for name, value in outputs.items()}
-        self.losses.note(self.state.global_step + 1, values)
-        for name, value in values.items():
-            if name != "loss":
-                self._parts[name].append(value)
+        values = torch.stack([value.detach().float() for value in outputs.values()])
+        means = self.accelerator.reduce(values, "mean").tolist()
+        self.losses.note(self.state.global_step + 1, dict(zip(outputs, means, strict=True)))
         return (loss, outputs) if return_outputs else loss
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        """Add the mean of each part since the last log, over all processes."""
-        if "loss" in logs and self._parts:
-            means = torch.tensor([sum(values) / len(values) for values in self._parts.values()])
-            means = self.accelerator.reduce(means.to(self.accelerator.device), "mean")
-            logs |= dict(zip(self._parts, means.tolist(), strict=True))
-            self._parts.clear()
+        """Log the loss and its parts as they were noted: the Trainer forgets what came before a run was resumed."""
+        if "loss" in logs:
+            logs |= self.losses.latest(self.args.logging_steps)
         super().log(logs, start_time)
 
     def _run_epoch(self, *arguments: Any, **options: Any) -> None:
@@ -177,10 +190,11 @@ class StageTrainer(Trainer):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:  # noqa: ARG002
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
-        learner = self.accelerator.unwrap_model(self.model)
-        save_file(_detached(learner), folder / _STATE)
         if is_main():  # two processes would write one file
+            states.unseal(folder)
+            tensors.save(_detached(self.accelerator.unwrap_model(self.model)), folder / _STATE)
             self.losses.save(folder)
+            self.best.put_into(folder)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: nn.Module | None = None) -> None:
         learner = self.accelerator.unwrap_model(model or self.model)
@@ -191,6 +205,44 @@ class StageTrainer(Trainer):
             )
         _put(saved, learner)
         self.losses.load(Path(resume_from_checkpoint))
+        if is_main():
+            self.best.take_from(Path(resume_from_checkpoint))
+
+
+class _Best:
+    """The best weights so far, in a file beside the states. A state keeps those of its time: later ones may be lost."""
+
+    def __init__(self, out: Path) -> None:
+        self._file = out / BEST
+        self._sha256: str | None = None
+        """None in a process that has not written it."""
+
+    def keep(self, weights: dict[str, Tensor]) -> None:
+        """From now on these are the best."""
+        tensors.save(weights, self._file)
+        self._sha256 = file_sha256(self._file)
+
+    def load(self) -> dict[str, Tensor]:
+        """The best weights. Raises CheckpointError if they are not what was written."""
+        if self._sha256 not in (None, file_sha256(self._file)):
+            raise CheckpointError(f"{self._file} is not what was written: run the same command again")
+        return load_file(self._file)
+
+    def put_into(self, state: Path) -> None:
+        """Have a state keep them, if there are any."""
+        if self._file.exists():
+            _link(self._file, state / BEST)
+
+    def take_from(self, state: Path) -> None:
+        """Go back to those of a state, if it has any."""
+        self.drop()
+        if (state / BEST).exists():
+            _link(state / BEST, self._file)
+            self._sha256 = file_sha256(self._file)
+
+    def drop(self) -> None:
+        """Forget those of an earlier run."""
+        self._file.unlink(missing_ok=True)
 
 
 class _Clock(TrainerCallback):
@@ -228,15 +280,15 @@ class _Epochs(TrainerCallback):
 class _RunKeeper(TrainerCallback):
     """Marks complete states, stops on SIGTERM and SIGINT with a state saved, and keeps the last two."""
 
-    def __init__(self, out: Path) -> None:
+    def __init__(self, out: Path, run: str) -> None:
         self._out = out
+        self._run = run
         self.stopped = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Take SIGTERM and SIGINT as a request to finish the step in hand, save and stop."""
-        numbers = (signal.SIGTERM, signal.SIGINT)
-        previous = {number: signal.signal(number, self._request_stop) for number in numbers}
+        previous = {number: signal.signal(number, self._request_stop) for number in _STOPS}
         try:
             yield
         finally:
@@ -260,22 +312,18 @@ class _RunKeeper(TrainerCallback):
             torch.distributed.barrier()  # every process has written its part
         if not is_main():
             return
-        folder = self._out / f"checkpoint-{state.global_step}"
-        for file in folder.iterdir():
-            _sync(file)
-        write_atomically(folder / _COMPLETE, b"")
-        for older in complete_states(self._out)[:-2]:
-            shutil.rmtree(older)
+        states.seal(self._out / f"checkpoint-{state.global_step}", run=self._run, processes=processes())
+        for older in states.complete_states(self._out)[:-2]:
+            states.remove(older)
 
 
 class _Validating(TrainerCallback):
     """Validates on schedule, logs what it found, warns of collapse, and keeps the best weights."""
 
-    def __init__(self, trainer: StageTrainer, lesson: Lesson, out: Path) -> None:
+    def __init__(self, trainer: StageTrainer, lesson: Lesson) -> None:
         self._trainer = trainer
         self._validate = lesson.validate
         self._rows = len(lesson.held_out)
-        self._best = out / BEST
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
         """Validate where it is due, always after the last step."""
@@ -292,14 +340,14 @@ class _Validating(TrainerCallback):
                 say(f"warning: {warning}")
             found = self._found(state)
             if kept(found, self._rows) is found[-1]:
-                save_file(_detached(self._learner), self._best)
+                self._trainer.best.keep(_detached(self._learner))
 
     def take_best(self) -> dict[str, float]:
         """Put the best weights back; their figures."""
         found = self._found(self._trainer.state)
         best = kept(found, self._rows)
         if best is not found[-1]:
-            _put(load_file(self._best), self._learner)
+            _put(self._trainer.best.load(), self._learner)
         return best
 
     @property
@@ -308,9 +356,9 @@ class _Validating(TrainerCallback):
         return learner
 
     def _found(self, state: TrainerState) -> list[dict[str, float]]:
-        """All figures so far, those of an earlier part of the run too."""
+        """All figures so far, those of an earlier part of the run too, whose state has lost their order."""
         return [
-            {name.removeprefix(_VALIDATION): value for name, value in entry.items() if name.startswith(_VALIDATION)}
+            {name.removeprefix(_VALIDATION): entry[name] for name in sorted(entry) if name.startswith(_VALIDATION)}
             | {"step": entry["step"]}
             for entry in state.log_history
             if f"{_VALIDATION}accuracy" in entry
@@ -358,12 +406,6 @@ class _Progress(TrainerCallback):
             self._bar.close()
 
 
-def complete_states(out: Path) -> list[Path]:
-    """Folders of `out` that a run can resume from, oldest first."""
-    found = [path.parent for path in out.glob(f"checkpoint-*/{_COMPLETE}")]
-    return sorted(found, key=lambda path: int(path.name.rpartition("-")[2]))
-
-
 def _arguments(out: Path, learner: Learner | TextLearner, report: str, workers: int) -> TrainingArguments:
     recipe = learner.recipe
     return TrainingArguments(
@@ -393,18 +435,21 @@ def _arguments(out: Path, learner: Learner | TextLearner, report: str, workers: 
     )
 
 
-def _resume_from(out: Path, resume: str) -> str | None:
-    """The state folder that --resume names: auto is the newest complete one, if any."""
-    states = complete_states(out)
+def _resume_from(out: Path, run: str, resume: str) -> str | None:
+    """The state folder that --resume names: auto is the newest whole one, if any. Raises CheckpointError."""
     if resume == "never":
-        for state in out.glob("checkpoint-*") if is_main() else ():
-            shutil.rmtree(state)
+        if is_main():
+            states.remove_all(out)
         return None
+    if is_main():
+        states.remove_incomplete(out)
     if resume == "auto":
-        return str(states[-1]) if states else None
-    if not (Path(resume) / _COMPLETE).exists():
-        known = ", ".join(path.name for path in states) or "none"
+        found = states.newest_whole(out, run=run, processes=processes(), aloud=is_main())
+        return str(found) if found else None
+    if not (Path(resume) / states.COMPLETE).exists():
+        known = ", ".join(path.name for path in states.complete_states(out)) or "none"
         raise CheckpointError(f"{resume} is no complete training state; in {out} there are: {known}")
+    states.check(Path(resume), run=run, processes=processes())
     return resume
 
 
@@ -447,6 +492,10 @@ def _put(saved: dict[str, Tensor], learner: Learner | TextLearner) -> None:
         trained[name].copy_(value)
 
 
-def _sync(file: Path) -> None:
-    with file.open("rb") as stream:
-        os.fsync(stream.fileno())
+def _link(file: Path, to: Path) -> None:
+    """Give a file a second name; a copy where the disk has one name a file."""
+    to.unlink(missing_ok=True)
+    try:
+        os.link(file, to)
+    except OSError:
+        shutil.copyfile(file, to)

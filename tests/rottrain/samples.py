@@ -15,6 +15,7 @@ from torch import Tensor
 
 from rottrain.data.batches import Batch, Collator, Example
 from rottrain.model.backbone import Backbone
+from rottrain.model.checkpoints import CONFIG
 from rottrain.model.head import ProjectionHead
 
 QUESTIONS = ("Ann has 3 figs.", "How many nuts are left when Ben sells 4 of his 9 nuts?", "2+2?", "Why")
@@ -92,6 +93,16 @@ def copy_model(folder: Path, to: Path, **config: Any) -> Path:
     file = to / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | config))
     return to
+
+
+def without_hashes(folder: Path, **changes: Any) -> Path:
+    """Make a checkpoint one of an earlier release, which kept no hashes, with some values of its config replaced."""
+    file = folder / CONFIG
+    content = json.loads(file.read_text()) | {"format_version": 2}
+    for name in ("files", "checksum"):
+        content.pop(name, None)
+    file.write_text(json.dumps(content | changes))
+    return folder
 
 
 def save_variant(folder: Path, *, tied: bool = True, vocab_size: int = 384, width: int = 192) -> Path:

@@ -17,9 +17,9 @@ from pathlib import Path
 import pytest
 
 from rotdata.corpora import Source
+from rotdata.errors import FolderUnwritable
 from rotdata.rendering.strips import StripStyle
 from rotdata.runs import pipeline
-from rotdata.runs.resumable import FolderUnwritable
 from rotdata.shards import MANIFEST, Manifest
 from tests.helpers import REPOSITORY, StandInEncoder, contents
 
@@ -133,20 +133,6 @@ def test_a_file_that_may_not_grow_is_an_error_with_a_remedy(tmp_path: Path) -> N
     assert not [name for name in contents(tmp_path / "out") if name.endswith(".tmp")]
     pipeline.render(LONG, STYLE, tmp_path / "out", rows_per_shard=50)
     assert contents(tmp_path / "out") == contents(tmp_path / "whole")
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 4 MiB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", folder], capture_output=True, check=False
-    )
-    if mounted.returncode:
-        pytest.skip("a tmpfs can't be mounted here")
-    yield folder
-    subprocess.run(["umount", folder], check=True)
 
 
 def fill(disk: Path, like: Path) -> Path:

@@ -29,6 +29,7 @@ USUAL: dict[str, list[object]] = {
     "stage2": [*TRAINING, "--budget", 2, "--from", "STAGE1"],
     "sft": [*TRAINING, "--mode", "cot"],
     "smoke": ["--model", "tiny"],
+    "verify": ["STAGE2"],
     "export": ["STAGE2", "--out", "OUT"],
     "generate": ["STAGE2", "2+2?", "--budget", 1, "--max-answer-tokens", 1],
     "serve": ["STAGE2", "--port", 0],
@@ -209,5 +210,5 @@ def test_a_checkpoint_without_the_figures_of_a_card_is_not_exported(
     damaged = Path(shutil.copytree(stage2_checkpoint, tmp_path / "damaged"))
     config = json.loads((damaged / "config.json").read_text())
     (damaged / "config.json").write_text(json.dumps(config | {"result": result}))
-    assert_refused(run_rottrain("export", damaged, "--out", tmp_path / "out"), 1, "what a model card says")
-    assert not list((tmp_path / "out").iterdir())
+    assert_refused(run_rottrain("export", damaged, "--out", tmp_path / "out"), 1, "config.json: result.")
+    assert not (tmp_path / "out").exists()

@@ -20,7 +20,7 @@ from rottrain.config import SftConfig, Stage1Config, Stage2Config
 from rottrain.model import checkpoints
 from rottrain.training import stages
 from rottrain.training.stages import RUN
-from rottrain.training.trainer import complete_states
+from rottrain.training.states import complete_states
 from tests.helpers import REPOSITORY, Result, assert_refused
 from tests.rottrain import held
 

@@ -19,7 +19,7 @@ from rottrain.generation import generate
 from rottrain.generation.decoding import Sampling
 from rottrain.generation.generate import RoT, at_once, in_words
 from rottrain.model.backbone import Backbone
-from tests.rottrain.samples import full_pass, save_variant, token_inputs
+from tests.rottrain.samples import full_pass, save_variant, token_inputs, without_hashes
 
 MARK = "#### "
 QUESTIONS = [
@@ -412,8 +412,7 @@ def test_another_base_model_of_the_same_width_is_refused(stage2_checkpoint: Path
 
 
 def test_the_base_model_may_have_moved(stage2_checkpoint: Path, copied: Path, tiny_folder: Path, rot: RoT) -> None:
-    config = json.loads((copied / "config.json").read_text())
-    (copied / "config.json").write_text(json.dumps(config | {"model": "/nowhere/model"}))
+    without_hashes(copied, model="/nowhere/model")
     with pytest.raises(UnknownModel, match="unknown model '/nowhere/model'"):
         RoT.from_pretrained(copied)
     moved = RoT.from_pretrained(copied, model=str(tiny_folder))
@@ -451,7 +450,12 @@ def other_rank(adapter: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", [without_folder, without_config, without_weights, truncated, lacking, other_rank])
-def test_a_damaged_adapter_is_an_error_and_never_left_out(copied: Path, damage: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize("hashed", [True, False])
+def test_a_damaged_adapter_is_an_error_and_never_left_out(
+    copied: Path, damage: Callable[[Path], None], hashed: bool
+) -> None:
+    if not hashed:
+        without_hashes(copied)
     damage(copied / "adapter")
     with pytest.raises(CheckpointError, match="adapter"):
         RoT.from_pretrained(copied)

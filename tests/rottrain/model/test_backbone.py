@@ -11,7 +11,7 @@ import pytest
 import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 from torch.testing import assert_close
 from transformers import AutoModelForImageTextToText, AutoTokenizer
@@ -290,3 +290,12 @@ def test_a_saved_adapter_is_loaded_frozen_and_gives_the_same_logits(
     again.load_adapter(str(tmp_path))
     assert torch.equal(logits_of(again), logits_of(backbone))
     assert not any(value.requires_grad for value in again.model.parameters())
+
+
+def test_a_model_of_weights_that_are_not_finite_is_refused(tiny_folder: Path, tmp_path: Path) -> None:
+    folder = copy_model(tiny_folder, tmp_path / "spoilt")
+    weights = load_file(folder / "model.safetensors")
+    weights["model.language_model.norm.weight"][7] = float("nan")
+    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(UnknownModel, match="spoilt: model.language_model.norm.weight holds values that"):
+        Backbone.load(find_model(str(folder)), dtype=torch.float32, device="cpu")

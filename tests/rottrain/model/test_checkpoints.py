@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +23,7 @@ from rottrain.model.checkpoints import CONFIG, HEAD, TOKEN_ROWS
 from rottrain.training.history import HISTORY
 from rottrain.training.stages import RECIPE
 from tests.helpers import contents
-from tests.rottrain.samples import copy_model, save_variant
+from tests.rottrain.samples import copy_model, save_variant, without_hashes
 
 PICKLES = (b"\x80", b"PK")
 """How pickles begin: bare, and in torch's zip."""
@@ -31,13 +33,6 @@ PICKLES = (b"\x80", b"PK")
 def stage1(stage1_checkpoint: Path, tmp_path: Path) -> Path:
     """A copy of the stage-1 checkpoint that a test may damage."""
     return Path(shutil.copytree(stage1_checkpoint, tmp_path / "stage1"))
-
-
-def edit(folder: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    """Change the config of a checkpoint."""
-    content = json.loads((folder / CONFIG).read_text())
-    change(content)
-    (folder / CONFIG).write_text(json.dumps(content))
 
 
 # What is there.
@@ -101,8 +96,12 @@ def test_a_config_goes_through_its_file_and_back(stage1_checkpoint: Path, backbo
     config = checkpoints.load_config(stage1_checkpoint)
     checkpoints.save(tmp_path / "again", config, backbone, head=checkpoints.load_head(stage1_checkpoint, config))
     expected = contents(stage1_checkpoint)
-    del expected[RECIPE], expected[HISTORY]  # the run writes them
-    assert contents(tmp_path / "again") == expected
+    for written in (CONFIG, RECIPE, HISTORY):  # the run writes the others
+        del expected[written]
+    again = checkpoints.load_config(tmp_path / "again")
+    assert contents(tmp_path / "again").items() >= expected.items()
+    assert again.files == {name: sha256(content).hexdigest() for name, content in expected.items()}
+    assert replace(again, files=config.files) == config
 
 
 # What is refused.
@@ -123,8 +122,8 @@ def test_a_damaged_config_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_a_later_format_is_refused(stage1: Path) -> None:
-    edit(stage1, lambda config: config.update(format_version=99))
-    with pytest.raises(CheckpointError, match="is of checkpoint format 99, this release reads 2"):
+    without_hashes(stage1, format_version=99)
+    with pytest.raises(CheckpointError, match="is of checkpoint format 99, this release reads 2 and 3"):
         checkpoints.load_config(stage1)
 
 
@@ -146,22 +145,47 @@ def lacking(folder: Path) -> None:
     save_file(weights, folder / HEAD)
 
 
+def change_head(folder: Path, **values: Any) -> None:
+    without_hashes(folder, head=json.loads((folder / CONFIG).read_text())["head"] | values)
+
+
 def other_shape(folder: Path) -> None:
-    edit(folder, lambda config: config["head"].update(hidden=17))
+    change_head(folder, hidden=17)
 
 
 def other_kind(folder: Path) -> None:
-    edit(folder, lambda config: config["head"].update(activation="relu"))
+    change_head(folder, activation="relu")
 
 
 def unknown_setting(folder: Path) -> None:
-    edit(folder, lambda config: config["head"].update(depth=3))
+    change_head(folder, depth=3)
 
 
-@pytest.mark.parametrize("damage", [missing, truncated, garbled, lacking, other_shape, other_kind, unknown_setting])
-def test_a_damaged_head_is_an_error_and_never_a_random_head(stage1: Path, damage: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        (missing, "head.safetensors can't be read"),
+        (truncated, "head.safetensors can't be read"),
+        (garbled, "head.safetensors can't be read"),
+        (lacking, r"does not hold what config.json describes: gate.bias should be \(16,\), got nothing"),
+        (other_shape, r"does not hold what config.json describes: enter.bias should be \(17,\), got \(16,\)"),
+        (other_kind, "does not hold what config.json describes: gate.bias should be absent"),
+        (unknown_setting, "config.json: head.depth should be absent, got 3"),
+    ],
+)
+def test_a_damaged_head_is_an_error_and_never_a_random_head(
+    stage1: Path, damage: Callable[[Path], None], message: str
+) -> None:
+    without_hashes(stage1)
     damage(stage1)
-    with pytest.raises(CheckpointError, match="does not hold the head that config.json describes"):
+    with pytest.raises(CheckpointError, match=message):
+        checkpoints.load_head(stage1, checkpoints.load_config(stage1))
+
+
+@pytest.mark.parametrize("damage", [truncated, garbled, lacking])
+def test_a_file_that_is_not_what_was_written_is_refused(stage1: Path, damage: Callable[[Path], None]) -> None:
+    damage(stage1)
+    with pytest.raises(CheckpointError, match="head.safetensors is not what was written, but damaged or another file"):
         checkpoints.load_head(stage1, checkpoints.load_config(stage1))
 
 

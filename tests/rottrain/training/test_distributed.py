@@ -18,7 +18,7 @@ import torch
 from safetensors.torch import load_file
 
 from rottrain.model.checkpoints import HEAD
-from rottrain.training.trainer import complete_states
+from rottrain.training.states import complete_states
 from tests.helpers import REPOSITORY, Result, contents, write_jsonl
 from tests.rottrain import held
 from tests.rottrain.samples import SUMS

@@ -22,6 +22,8 @@ def test_losses_are_means_over_windows_of_steps_whatever_was_saved_between(tmp_p
         {"step": 4, "loss": 3.5, "answer": 1.0},
         {"step": 5, "loss": 5.0, "answer": 1.0},
     ]
+    assert whole.latest(2) == {"loss": 5.0, "answer": 1.0}
+    assert whole.latest(10)["loss"] == 16 / 6
     first.save(tmp_path)
     resumed = Losses()
     resumed.load(tmp_path)

@@ -43,8 +43,9 @@ from rottrain.training import stages
 from rottrain.training.history import HISTORY
 from rottrain.training.objective import Learner
 from rottrain.training.stages import RUN, Outcome, Running, plan_stage1, run_stage1, run_stage2
+from rottrain.training.states import complete_states
 from rottrain.training.tiny import tiny_tokenizer
-from rottrain.training.trainer import StageTrainer, complete_states
+from rottrain.training.trainer import StageTrainer
 from tests.helpers import contents, write_jsonl
 from tests.rottrain.samples import as_batch, copy_model, random_examples, random_head, save_variant, terminate
 from tests.tinymodel import save_tiny
@@ -602,6 +603,21 @@ def test_a_run_that_crashed_after_its_last_step_is_only_finished(
     assert contents(tmp_path / "crashed") == contents(tmp_path / "straight")
 
 
+def test_a_request_to_stop_while_the_checkpoint_is_written_lets_it_be_finished(
+    first: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first(tmp_path / "straight")
+    save = checkpoints.save
+
+    def stopped(*arguments: Any, **options: Any) -> None:
+        terminate()
+        save(*arguments, **options)
+
+    monkeypatch.setattr(checkpoints, "save", stopped)
+    assert first(tmp_path / "stopped").steps == 6
+    assert contents(tmp_path / "stopped") == contents(tmp_path / "straight")
+
+
 def test_resume_never_starts_anew(first: Run, tmp_path: Path, at_step: Callable[..., None], steps: list[Any]) -> None:
     first(tmp_path / "straight")
     at_step(4, terminate)
@@ -636,13 +652,13 @@ def test_a_state_that_is_not_there_is_an_error_that_lists_those_that_are(
         first(out, resume=str(out / "checkpoint-9"))
 
 
-def test_a_state_of_other_weights_is_refused(
+def test_a_state_of_another_stage_is_refused(
     first: Run, second: Run, tmp_path: Path, at_step: Callable[..., None]
 ) -> None:
     at_step(2, terminate)
     with pytest.raises(Interrupted):
         second(tmp_path / "other")
-    with pytest.raises(CheckpointError, match="holds other weights than this run trains"):
+    with pytest.raises(CheckpointError, match="checkpoint-2 is a state of another run: name another state"):
         first(tmp_path / "out", resume=str(tmp_path / "other" / "checkpoint-2"))
 
 
@@ -853,7 +869,7 @@ def test_a_stage_1_run_that_is_not_finished_is_no_checkpoint(
 def test_stage_2_refuses_a_damaged_head(second: Run, tmp_path: Path, stage1_checkpoint: Path) -> None:
     damaged = Path(shutil.copytree(stage1_checkpoint, tmp_path / "damaged"))
     (damaged / HEAD).write_bytes((damaged / HEAD).read_bytes()[:-100])
-    with pytest.raises(CheckpointError, match="does not hold the head"):
+    with pytest.raises(CheckpointError, match="head.safetensors is not what was written"):
         second(tmp_path / "out", start=damaged)
     assert not (tmp_path / "out").exists()
 
