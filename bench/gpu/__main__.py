@@ -15,7 +15,7 @@ from contextlib import suppress
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-PARTS = {"smoke": 120, "embed": 120, "train": 150, "generate": 120, "learn": 170}
+PARTS = {"smoke": 140, "embed": 120, "train": 150, "generate": 120, "learn": 170}
 """Part -> its deadline in seconds, most valuable first."""
 _GRACE_S = 15
 """Beyond its deadline, after which a part that does not end is ended."""

@@ -6,7 +6,6 @@ A tower of Qwen3-VL-4B's true shape with random weights, in bf16. Shares are of 
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import tempfile
 import time
@@ -166,9 +165,8 @@ def _one_by_one(job: Job, encoder: PackedEncoder, pictures: Sequence[NDArray[np.
 
 def _line(job: Job, work: Path, rows: Path, context: Context, style: StripStyle) -> Mapping[str, Any]:
     """`rotdata render` and `rotdata embed` as the commands run them; rows and latents a second of the second."""
-    processes = max(1, min(16, os.cpu_count() or 1)) if job.on_gpu else 1
     source = corpora.Source(location=str(rows), corpus="generic")
-    drawn = pipeline.render(source, style, work / "strips", rows_per_shard=job.size.rows_per_shard, num_proc=processes)
+    drawn = pipeline.render(source, style, work / "strips", rows_per_shard=job.size.rows_per_shard)
     encoder = LazyEncoder(tower(job.size.tower), placement(str(job.device), dtype="bfloat16"))
     settings = EmbedSettings(patches_per_call=patches_that_fit(encoder), kernel=encoder.where.kernel, context=context)
     started = time.perf_counter()
@@ -178,7 +176,7 @@ def _line(job: Job, work: Path, rows: Path, context: Context, style: StripStyle)
     seconds = time.perf_counter() - started
     return {
         "rows": made.rows_out, "rejected": made.rows_rejected, "latents": made.latents,
-        "render_rows_s": round(drawn.rows_out / drawn.seconds, 1), "processes": processes,
+        "render_rows_s": round(drawn.rows_out / drawn.seconds, 1),
         "rows_s": round(made.rows_out / seconds, 1), "latents_s": round(made.latents / seconds),
         "kernel": settings.kernel, "patches_per_call": settings.patches_per_call,
         "gb": round(made.bytes / 1e9, 3), "peak_gib": job.peak_gib(),
