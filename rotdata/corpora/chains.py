@@ -162,6 +162,8 @@ class _Question:
             raise Unusable(NEGATIVE)
         if self.varies.isdisjoint((left, right)):
             return self.constant(value)
+        if left == right and (sign, value) in {("+", 4), ("*", 4)}:  # two and two are two times two
+            raise Unusable(AMBIGUOUS)
         if (sign, left, right) not in self.formulas:
             self.formulas[sign, left, right] = self.add(value)
             self.varies.add(self.formulas[sign, left, right])

@@ -378,7 +378,8 @@ def _decimals(value: Fraction, *, narrow: bool) -> Choices:
 
 
 def _percentages(value: Value) -> Choices:
-    if not isinstance(value, int) or value >= 100:
+    """Half is as much as what is left of it, and chains take the one for the other: 50% stays."""
+    if not isinstance(value, int) or value >= 100 or value == 50:
         return NONE
     return Choices(range(5, 100, 5) if value % 5 == 0 else range(2, 100))
 

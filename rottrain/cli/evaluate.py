@@ -60,6 +60,12 @@ def evaluate(
     batch_size: Together = 32,
     max_answer_tokens: MaxAnswerTokens = None,
     max_cot_tokens: Annotated[int | None, typer.Option(min=1, help="Most tokens in mode cot, 1024 by default.")] = None,
+    renumber: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=100, help="Ask questions again with other numbers, so many times each, and compare (docs)."
+        ),
+    ] = None,
     tokenizer: Annotated[
         str | None, typer.Option(help="tokenizer.json, folder or Hub id: reasoning in words is counted in it, too.")
     ] = None,
@@ -77,7 +83,7 @@ def evaluate(
 ) -> None:
     """Accuracy, reasoning tokens and time a question; also under torchrun, which shares out the questions."""
     from rotdata.corpora.tokens import token_counter
-    from rottrain.evaluation import row_log
+    from rottrain.evaluation import renumbered, row_log
     from rottrain.evaluation.distributed import joined
     from rottrain.evaluation.evaluate import Exam, examine, gradable_rows, samplings
     from rottrain.evaluation.modes import Lineup
@@ -111,17 +117,23 @@ def evaluate(
         )
         for each in asked
     ]
+    drawn = _other_numbers(asked, renumber)
     results: list[Any] = []
     entries: list[dict[str, Any]] = []
     with joined() as ranks:
         for candidate in lineup.candidates():
             if votes > 1 and candidate.feedback == "latent" and ranks.is_main:
                 say(f"with latent feedback nothing in a thought is sampled: {votes} votes answer after the same one")
-            for exam in exams:
+            for place, exam in enumerate(exams):
                 result, judged = examine(candidate, exam, ranks)
+                logged = [(result, judged)]
+                if others := drawn[place]:
+                    compared, again, asked_again = renumbered.examine_again(candidate, exam, judged, others, ranks)
+                    result = dataclasses.replace(result, renumbered=compared)
+                    logged.append((again, asked_again))
                 results.append(beside(result) if paper else result)
                 if log and ranks.is_main:  # after each, so that a run that is killed keeps what it has asked
-                    entries += row_log.lines(result, judged)
+                    entries += [line for each in logged for line in row_log.lines(*each)]
                     row_log.write(log, entries)
     if not ranks.is_main:
         return
@@ -159,12 +171,36 @@ def _sources(
     return [corpora.resolve(each) for each in (*named, *(dataclasses.replace(each, limit=limit) for each in found))]
 
 
+def _other_numbers(sources: list[Any], times: int | None) -> list[Any]:
+    """The questions of each source with other numbers; None where they are not asked for or there are none."""
+    from rotdata.errors import SourceError
+    from rottrain.evaluation.renumbered import other_numbers
+    from rottrain.training.trainer import is_main
+
+    found: list[Any] = []
+    failure: SourceError | None = None
+    for source in sources if times else ():
+        try:
+            found.append(other_numbers(source, times or 1))
+        except SourceError as error:
+            failure = error
+            found.append(None)
+            if is_main():
+                say(f"not asked with other numbers: {error}")
+    if failure and not any(found):
+        raise failure
+    return found or [None] * len(sources)
+
+
 def _as_text(results: Any, *, as_paper: bool) -> str:
     """Results for people: a table with everything, one as the paper has it where asked for, and what to know."""
+    from rottrain.evaluation import renumbered
     from rottrain.evaluation.evaluate import as_table, notes
     from rottrain.evaluation.paper_tables import paper_table
 
     tables = [as_table(results)]
     if as_paper and (table := paper_table(results)):
         tables.append(table)
+    if compared := renumbered.as_table(results):
+        tables.append(compared)
     return "\n\n".join([*tables, notes(results)])

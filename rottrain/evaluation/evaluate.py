@@ -161,6 +161,8 @@ class Result:
     tokenizer: str | None = None
     paper: dict[str, Any] | None = None
     """The paper's figure for the same, where asked for: model, accuracy, reasoning_tokens."""
+    renumbered: dict[str, Any] | None = None
+    """The same questions with other numbers, where asked for; see `renumbered.compare`."""
 
 
 def evaluate(  # noqa: PLR0913 -- keyword-only settings, as the command has them
@@ -388,6 +390,9 @@ def notes(results: Sequence[Result]) -> str:
             f"Of {latents} latents that were read, {drawn} showed characters that were not in the book, {unnamed} "
             f"could not be named and were fed back as predicted, {unsure} were read with a confidence below {UNSURE:g}."
         )
+    if compared := [result.renumbered for result in results if result.renumbered]:
+        left_out = max(sum(each["left_out"].values()) for each in compared)
+        said.append(f"With other numbers: {compared[0]['times']} times each; up to {left_out} of a corpus can't be.")
     if failures := sum(result.failures for result in results):
         said.append(f"Generation failed for {failures} questions.")
     if cut := sum(result.cut for result in results):

@@ -68,6 +68,12 @@ def mean_share(shares: Sequence[float]) -> Estimate:
     return Estimate(value, max(0.0, value - half), min(1.0, value + half))
 
 
+def mean_difference(differences: Sequence[float]) -> Estimate:
+    """The mean of how much each of two or more things differs, with Student's t interval."""
+    value, half = statistics.fmean(differences), half_width(differences)
+    return Estimate(value, value - half, value + half)
+
+
 def half_width(values: Sequence[float]) -> float:
     """Half of the 95% interval of the mean of two or more values, by Student's t."""
     freedom = len(values) - 1

@@ -155,3 +155,27 @@ def test_an_evaluation_without_usable_rows_exits_2(run_rottrain: Run, stage2_che
     file = write_jsonl(tmp_path / "rows.jsonl", ["{ broken"])
     result = run_rottrain("eval", stage2_checkpoint, file, "--corpus", "generic")
     assert_refused(result, 2, "there are no rows to evaluate on")
+
+
+def test_eval_asks_again_with_other_numbers(run_rottrain: Run, stage2_checkpoint: Path, tmp_path: Path) -> None:
+    rows = [
+        {"question": f"Ann had {n} figs and 7 nuts.", "cot": f"<<{n}+7={n + 7}>>", "answer": f"{n + 7}"}
+        for n in (5, 6, 12)
+    ]
+    file = write_jsonl(tmp_path / "rows.jsonl", rows)
+    problem = write_jsonl(tmp_path / "math.jsonl", [{"problem": "x^2=4?", "solution": "\\boxed{2}", "answer": "2"}])
+    asked = ("eval", stage2_checkpoint, file, problem, "--budget", 1, "--max-answer-tokens", 2, "--renumber", 2)
+    result = run_rottrain(*asked, "--json", "--log", tmp_path / "log.parquet")
+    assert result.code == 0, result.err
+    first, second = json.loads(result.out)
+    assert (first["n"], first["renumbered"]["n"], first["renumbered"]["times"]) == (3, 3, 2)
+    assert len(first["renumbered"]["accuracies"]) == 2
+    assert second["renumbered"] is None
+    assert "not asked with other numbers: no question of" in result.err
+    ids = pq.read_table(tmp_path / "log.parquet")["id"].to_pylist()
+    assert len(ids) == 3 + 6 + 1
+    assert sum(each.endswith(("-n0", "-n1")) for each in ids) == 6
+    table = run_rottrain(*asked).out.split("\n\n")[1].splitlines()
+    assert table[0].startswith("| mode | answered by | corpus | budget | questions | as they stand | other numbers |")
+    assert table[2].startswith("| rot | stage2 | generic | 1 | 3 | ")
+    assert_refused(run_rottrain("eval", stage2_checkpoint, problem, "--renumber", 1), 1, "with other numbers")
