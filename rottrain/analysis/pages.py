@@ -41,7 +41,7 @@ def write_trace(page: Path, traced: Trace, config: CheckpointConfig) -> None:
         styles=["page.css", "trace.css"],
         scripts=["theme.js", "trace.js"],
         trace=traced,
-        readings=[_as_shown(reading, traced.reference) for reading in traced.readings],
+        readings=[_as_shown(reading, traced) for reading in traced.readings],
         data=dataclasses.asdict(traced),
         stage=config.stage,
         model=config.model,
@@ -74,7 +74,7 @@ def write_report(out: Path, record: dict[str, Any], *, embedded: Path, checkpoin
             "latents": [sample.cots[0][start:stop] for start, stop in pairwise(strip.spans.tolist())],
         },
         trace=traced,
-        readings=[_as_shown(reading, traced.reference) for reading in traced.readings],
+        readings=[_as_shown(reading, traced) for reading in traced.readings],
         factor=index.draw.style.height_px,
     )
     path = out / "report.html"
@@ -131,14 +131,17 @@ def _sha256(content: str) -> str:
     return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 
-def _as_shown(reading: ReadBack, reference: str | None) -> dict[str, Any]:
-    """A reading in stretches: what differs from the reference, and how certain it is."""
-    stretches = held_against(Reading(reading.pieces), reading.text if reference is None else reference)
+def _as_shown(reading: ReadBack, traced: Trace) -> dict[str, Any]:
+    """A reading in stretches: what differs from the reference, how certain it is, and whether that is unsure."""
+    reference = reading.text if traced.reference is None else traced.reference
+    stretches = held_against(Reading(reading.pieces), reference)
+    doubtful = traced.confidence if reading.reader == "glyphs" else 0.0
     return {
         "who": READERS[reading.reader],
         "error_rate": reading.error_rate,
         "stretches": [
-            dataclasses.asdict(stretch) | {"level": min(_LEVELS - 1, int(stretch.confidence * _LEVELS))}
+            dataclasses.asdict(stretch)
+            | {"level": min(_LEVELS - 1, int(stretch.confidence * _LEVELS)), "unsure": stretch.confidence < doubtful}
             for stretch in stretches
         ],
     }

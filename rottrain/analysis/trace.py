@@ -25,11 +25,12 @@ from rotdata.shards import EmbeddingShards
 from rottrain.analysis.attention import Attention, answer_attention
 from rottrain.analysis.last_latent import chances_of_last, told
 from rottrain.analysis.nearest import LatentIndex, Neighbour
-from rottrain.analysis.read_back import Piece, error_rate, spell
+from rottrain.analysis.read_back import Piece, Reading, error_rate, spell
 from rottrain.analysis.read_back_methods import READERS, Reader, read_back, scaled
 from rottrain.analysis.true_latents import TrueLatents, Truth, some_latents
 from rottrain.config import Feedback
-from rottrain.generation.generate import Budget, RoT
+from rottrain.generation.feedback import UNNAMED, UNSURE, check_confidence
+from rottrain.generation.generate import Budget, Generation, RoT
 from rottrain.metrics import scoring
 from rottrain.metrics.latent_geometry import Path, Portrait, Sizes, path, portrait, settled, sizes
 from rottrain.training.tiny import READ_PROMPT
@@ -71,7 +72,11 @@ class TracedLatent:
 
     nearest: list[Looked]
     glyphs: Piece | None
-    """What the glyph probe reads in it; None without one."""
+    """What the glyph probe reads in it, with picture feedback as it was predicted; None without one."""
+    unsure: bool
+    """Whether it was read with less confidence than was asked for."""
+    unnamed: bool
+    """Whether it was fed back as predicted, although pictures were to be, since what it shows has no name."""
     last: float | None
     """Probability that it is the last; None for a checkpoint that has not learnt to stop."""
     should_show: str | None
@@ -110,6 +115,8 @@ class Trace:
     strip_latents: int
     """Latents of that strip."""
     readings: list[ReadBack]
+    confidence: float
+    """Below it, a reading of the glyph probe is unsure."""
     told: int
     """Latents that were read: up to the one that the model says is its last, or all if it has not learnt to say so."""
     latents: list[TracedLatent]
@@ -134,7 +141,7 @@ def find_row(shards: EmbeddingShards, row_id: str) -> Row:
     raise UsageError(f"no row {row_id!r} in {shards.folder}: `rotdata preview {shards.folder}` shows its ids")
 
 
-def trace(
+def trace(  # noqa: PLR0913 -- keyword-only settings, as the command has them
     rot: RoT,
     row: Row,
     index: LatentIndex,
@@ -143,12 +150,14 @@ def trace(
     budget: Budget = None,
     stop: float | None = None,
     feedback: Feedback | None = None,
+    confidence: float = UNSURE,
     prompt: str = READ_PROMPT,
 ) -> Trace:
     """Think about a row's question and look at the thought; without a chain of thought there is no reference.
 
-    The row's own strip is left out of the search. Raises UsageError for a budget of 0.
+    The row's own strip is left out of the search. Raises UsageError for a budget of 0, or a confidence that is none.
     """
+    check_confidence(confidence)
     most, fed_back = some_latents(rot, budget), rot.feedback(feedback)
     [made] = rot.generate([row.question], budget=most, stop=stop, feedback=fed_back)
     thought_KD = made.latents_KD
@@ -159,6 +168,10 @@ def trace(
     last = None if chances is None else chances[0]
     said = len(thought_KD) if last is None else told(last)
     reference = truth.text if truth and truth.shown else None
+    spelled = _spelled(rot, made)
+    read = read_back(rot, [thought_KD[:said]], [nearest[:said]], prompt=prompt)
+    if spelled is not None:
+        read["glyphs"] = [Reading(spelled[:said])]
     readings = [
         ReadBack(
             reader=reader,
@@ -166,7 +179,7 @@ def trace(
             pieces=reading.pieces,
             error_rate=None if reference is None else error_rate(reading.text, reference),
         )
-        for reader, [reading] in read_back(rot, [thought_KD[:said]], [nearest[:said]], prompt=prompt).items()
+        for reader, [reading] in read.items()
     ]
     strip = index.strip(row.cot, most) if row.cot else None
     answers = _Answers(row, "math" if index.corpus.startswith("math") else "number")
@@ -182,8 +195,11 @@ def trace(
         strip=None if strip is None else data_uri(strip),
         strip_latents=0 if strip is None else strip.shape[1] // strip.shape[0],
         readings=readings,
+        confidence=confidence,
         told=said,
-        latents=_latents(rot, thought_KD, index, nearest, truth, last),
+        latents=_latents(
+            thought_KD, index, nearest, truth, last, spelled, confidence, pictures=made.thought is not None
+        ),
         portrait=portrait(thought_KD, scaled(rot, thought_KD).cpu()),
         true_sizes=None if truth is None else sizes(truth.latents_KD),
         path=path(index.context(_CONTEXT), thought_KD, None if truth is None else truth.latents_KD),
@@ -217,16 +233,26 @@ class _Answers:
         ]
 
 
+def _spelled(rot: RoT, made: Generation) -> list[Piece] | None:
+    """What was read in each latent and fed back; without picture feedback, what the glyph probe reads in it now."""
+    if made.thought is not None:
+        return list(map(Piece, made.thought.texts, made.thought.confidences))
+    assert made.latents_KD is not None
+    return None if rot.glyphs is None else spell(rot.glyphs, scaled(rot, made.latents_KD)).pieces
+
+
 def _latents(
-    rot: RoT,
     thought_KD: Tensor,
     index: LatentIndex,
     nearest: Sequence[Sequence[Neighbour]],
     truth: Truth | None,
     last: Sequence[float] | None,
+    spelled: Sequence[Piece] | None,
+    confidence: float,
+    *,
+    pictures: bool,
 ) -> list[TracedLatent]:
     """What is known of each latent by itself."""
-    spelled = None if rot.glyphs is None else spell(rot.glyphs, scaled(rot, thought_KD)).pieces
     shown = truth.shown if truth and truth.shown else []
     cosines: list[float] = []
     if truth is not None:
@@ -237,6 +263,8 @@ def _latents(
         TracedLatent(
             nearest=[_looked(index, neighbour) for neighbour in nearest[place]],
             glyphs=spelled[place] if spelled else None,
+            unsure=spelled is not None and spelled[place].confidence < confidence,
+            unnamed=pictures and spelled is not None and spelled[place].text == UNNAMED,
             last=None if last is None else round(last[place], 4),
             should_show=shown[place] if place < len(shown) else None,
             to_truth=cosines[place] if place < len(cosines) else None,
@@ -260,6 +288,15 @@ def data_uri(pixels: NDArray[np.uint8]) -> str:
     return f"data:image/png;base64,{base64.b64encode(encode_png(pixels)).decode()}"
 
 
+def _doubts(traced: Trace) -> list[str]:
+    """The readings that are unsure, each with its latent's number and its confidence."""
+    return [
+        f"latent {number} {latent.glyphs.text!r} ({latent.glyphs.confidence:.0%})"
+        for number, latent in enumerate(traced.latents[: traced.told], start=1)
+        if latent.unsure and latent.glyphs
+    ]
+
+
 def as_text(traced: Trace) -> str:
     """Question, answer and what was read, for people at a terminal."""
     right = {True: ", right", False: f", wrong: it is {traced.reference_answer}", None: ""}[traced.correct]
@@ -269,5 +306,6 @@ def as_text(traced: Trace) -> str:
     for reading in traced.readings:
         rate = "" if reading.error_rate is None else f"  ({reading.error_rate:.1%} wrong)"
         lines.append((READERS[reading.reader], f"{reading.text}{rate}"))
+    lines += [("unsure", ", ".join(doubts))] if (doubts := _doubts(traced)) else []
     width = max(len(name) for name, _ in lines)
     return "\n".join(f"{name:<{width}}  {text}" for name, text in lines)

@@ -11,7 +11,17 @@ import typer
 from rotdata.cli.options import CorpusName, DatasetConfig, Json, Split
 from rotdata.console import print_json, say
 from rottrain.cli.inputs import as_budget, tell_cost
-from rottrain.cli.options import BaseModel, Budget, Checkpoint, FeedbackOption, Limit, MatchingShards, Stop, Together
+from rottrain.cli.options import (
+    BaseModel,
+    Budget,
+    Checkpoint,
+    Confidence,
+    FeedbackOption,
+    Limit,
+    MatchingShards,
+    Stop,
+    Together,
+)
 
 
 def trace(
@@ -29,6 +39,7 @@ def trace(
     budget: Budget = None,
     stop: Stop = None,
     feedback: FeedbackOption = None,
+    confidence: Confidence = 0.8,
     read_prompt: Annotated[
         str, typer.Option(help="What the base model is asked to do with the latents, as with a picture.")
     ] = "Transcribe.",
@@ -77,7 +88,17 @@ def trace(
         return
     asked = Row("", question, "", "") if question is not None else find_row(opened, row or "")
     truths = TrueLatents(rot, opened)
-    found = run(rot, asked, pictures, truths, budget=spent, stop=stop, feedback=feedback, prompt=read_prompt)
+    found = run(
+        rot,
+        asked,
+        pictures,
+        truths,
+        budget=spent,
+        stop=stop,
+        feedback=feedback,
+        confidence=confidence,
+        prompt=read_prompt,
+    )
     if out is not None:
         pages.write_trace(out, found, rot.config)
         say(f"the page is {out}")

@@ -15,6 +15,7 @@ from rottrain.cli.options import (
     BaseModel,
     Budget,
     Checkpoint,
+    Confidence,
     FeedbackOption,
     MaxAnswerTokens,
     Stop,
@@ -35,6 +36,7 @@ def generate(
     budget: Budget = None,
     stop: Stop = None,
     feedback: FeedbackOption = None,
+    confidence: Confidence = 0.8,
     temperature: Temperature = 0.0,
     top_p: TopP = 1.0,
     seed: Annotated[int, typer.Option(min=0, help="Seed of the sampled answers.")] = 0,
@@ -49,10 +51,12 @@ def generate(
 ) -> None:
     """Answer questions: think in latents, then say the answer. Answers are printed as each batch is done."""
     from rottrain.generation.decoding import Sampling
+    from rottrain.generation.feedback import check_confidence
     from rottrain.generation.generate import MAX_ANSWER_TOKENS, RoT
     from rottrain.metrics import scoring
 
     asked = read_questions(questions, file)
+    check_confidence(confidence)
     sampling = Sampling(temperature=temperature, top_p=top_p, seed=seed)
     spent = as_budget(budget)
     rot = RoT.from_pretrained(checkpoint, model=model)
@@ -69,17 +73,17 @@ def generate(
         max_answer_tokens=max_answer_tokens or MAX_ANSWER_TOKENS,
     )
     if json_:
-        print_json([_as_json(made, fed_back) for made in streamed])
+        print_json([_as_json(made, fed_back, confidence) for made in streamed])
         return
     for made in streamed:
         if jsonl:
-            print_json(_as_json(made, fed_back))
+            print_json(_as_json(made, fed_back, confidence))
         else:
             typer.echo(scoring.extract(made.reply) or made.reply)
         sys.stdout.flush()
 
 
-def _as_json(made: Any, feedback: str) -> dict[str, Any]:
+def _as_json(made: Any, feedback: str, confidence: float) -> dict[str, Any]:
     """What was generated, as JSON for the user."""
     from rottrain.metrics import scoring
 
@@ -89,8 +93,24 @@ def _as_json(made: Any, feedback: str) -> dict[str, Any]:
         "reply": made.reply,
         "complete": made.complete,
         "feedback": feedback,
+        "thought": None if made.thought is None else _thought(made.thought, confidence),
         "reasoning_tokens": made.reasoning_tokens,
         "answer_tokens": made.answer_tokens,
         "seconds": round(made.seconds, 5),
         "timings": {name: round(seconds, 5) for name, seconds in vars(made.timings).items()},
+    }
+
+
+def _thought(thought: Any, confidence: float) -> dict[str, Any]:
+    """What was read in the latents, as JSON: all of it, each latent, and how many are doubtful."""
+    unsure = thought.unsure(confidence)
+    return {
+        "text": thought.text,
+        "latents": [
+            {"text": text, "confidence": round(sure, 4), "unsure": doubted}
+            for text, sure, doubted in zip(thought.texts, thought.confidences, unsure, strict=True)
+        ],
+        "unsure": sum(unsure),
+        "unnamed": thought.unnamed,
+        "drawn": thought.drawn,
     }

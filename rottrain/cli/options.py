@@ -109,6 +109,9 @@ FeedbackOption = Annotated[
         "default as it was trained.",
     ),
 ]
+Confidence = Annotated[
+    float, typer.Option(help="Below this probability of its least certain character, a reading is marked as unsure.")
+]
 Temperature = Annotated[float, typer.Option(help="Of the sampled answer; 0 takes the likeliest tokens.")]
 TopP = Annotated[float, typer.Option(help="Share of the probability that is sampled from.")]
 Together = Annotated[int, typer.Option("--batch-size", min=1, help="Questions answered together.")]

@@ -15,15 +15,17 @@ from dataclasses import dataclass, fields
 import torch
 from torch import Tensor
 
+from rotdata.errors import UsageError
 from rotdata.pictures import Pictures
 from rottrain.generation.decoding import Chooser, greedy
 from rottrain.model.book import Book
 from rottrain.model.glyph_probe import NOTHING, OTHER, Alphabet, GlyphProbe
 from rottrain.model.head import ProjectionHead
 
+UNNAMED = "\ufffd"
+"""What is read in a latent that can't be named."""
 UNSURE = 0.8
-"""A reading of less confidence is shown as unsure. Of a checkpoint that got 200 chains right but for 14, 12 of these
-first went wrong in a latent below it, and so were 8% of all (docs/trace.md)."""
+"""A reading of less confidence is shown as unsure; where the figure comes from stands in docs/trace.md."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -107,6 +109,12 @@ class PictureFeedback:
             self.book.add(different_NS[torch.tensor(fitting, device=different_NS.device)], latents)
 
 
+def check_confidence(asked: float) -> None:
+    """Raise UsageError if it is no probability."""
+    if not 0 <= asked <= 1:
+        raise UsageError(f"a confidence is a probability from 0 to 1, got {asked}")
+
+
 def blank_book(alphabet: Alphabet, pictures: Pictures) -> Book:
     """A book of nothing but the blank page, to which all else is added as it is drawn."""
     return Book(alphabet, torch.full((1, alphabet.slots), NOTHING), torch.from_numpy(pictures.latents([""])))
@@ -115,6 +123,6 @@ def blank_book(alphabet: Alphabet, pictures: Pictures) -> Book:
 def texts_of(book: Book, classes_KS: Tensor, named_K: Sequence[bool]) -> list[str]:
     """The characters of a row's latents as they were read; U+FFFD for those that can't be named."""
     return [
-        book.alphabet.text(classes) if named else "\ufffd"
+        book.alphabet.text(classes) if named else UNNAMED
         for classes, named in zip(classes_KS.tolist(), named_K, strict=True)
     ]

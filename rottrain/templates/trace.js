@@ -56,7 +56,7 @@ function columns() {
   row("it shows", "", k => text(data.latents[k].nearest[0]?.characters ?? "", k));
   row("cosine", "bar", k => bar(data.latents[k].nearest[0]?.cosine ?? 0, "--accent"));
   if (data.latents[0].glyphs) {
-    row("glyph probe", "rule", k => text(data.latents[k].glyphs.text, k));
+    row("glyph probe", "rule", k => read(k));
     row("certain", "bar", k => bar(data.latents[k].glyphs.confidence, "--accent"));
   }
   if (data.strip) {
@@ -84,6 +84,12 @@ function columns() {
 function text(characters, k) {
   const should = data.latents[k].should_show;
   return element("div", { textContent: shown(characters), className: should !== null && should.trim() !== characters.trim() ? "off" : "" });
+}
+function read(k) {
+  const { glyphs, unsure, unnamed } = data.latents[k], made = text(glyphs.text, k);
+  made.title = `read with a probability of ${fixed(glyphs.confidence)}${unnamed ? "; no name, fed back as predicted" : ""}`;
+  if (unsure) made.classList.add("unsure");
+  return made;
 }
 function bar(share, colour) {
   const height = 100 * Math.min(1, Math.max(0, share));

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import base64
 import json
+import re
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -19,12 +22,14 @@ from rotdata.rendering.png import decode_png
 from rotdata.rendering.strips import StripStyle, render
 from rotdata.shards import EmbeddingShards
 from rottrain.analysis.nearest import LatentIndex
+from rottrain.analysis.pages import write_trace
 from rottrain.analysis.read_back_methods import read_back, scaled
 from rottrain.analysis.trace import Trace, as_text, data_uri, find_row, trace
 from rottrain.analysis.true_latents import TrueLatents
 from rottrain.generation.generate import RoT
 from rottrain.model.glyph_probe import Alphabet, GlyphProbe
 from tests.helpers import Result
+from tests.rottrain.samples import SUMS
 
 BUDGET = 3
 
@@ -110,6 +115,55 @@ def test_a_thought_is_read_up_to_the_latent_that_the_model_says_is_its_last(
     assert [len(reading.pieces) for reading in found.readings[1:]] == [2, 2]
     assert [latent.last and round(latent.last) for latent in found.latents] == [0, 1, 1]
     assert all(latent.glyphs is not None for latent in found.latents)
+
+
+@pytest.fixture(scope="module")
+def pictured(picture_checkpoint: Path, picture_shards: Path) -> Callable[..., Trace]:
+    """Trace the first of the sums with picture feedback."""
+    rot_of_pictures, index = RoT.from_pretrained(picture_checkpoint), LatentIndex(EmbeddingShards(picture_shards))
+    row = Row("", SUMS[0]["question"], SUMS[0]["cot"], SUMS[0]["answer"])
+
+    def traced(**options: Any) -> Trace:
+        truths = TrueLatents(rot_of_pictures, EmbeddingShards(picture_shards))
+        return trace(rot_of_pictures, row, index, truths, budget=6, **options)
+
+    return traced
+
+
+def test_what_was_fed_back_is_shown_as_it_was_read_and_where_it_was_unsure(
+    pictured: Callable[..., Trace], picture_checkpoint: Path
+) -> None:
+    [made] = RoT.from_pretrained(picture_checkpoint).generate([SUMS[0]["question"]], budget=6)
+    assert made.thought is not None
+    between = sorted(made.thought.confidences)[1]
+    found = pictured(confidence=between)
+    assert (found.feedback, found.confidence) == ("picture", between)
+    assert [each.glyphs and each.glyphs.text for each in found.latents] == made.thought.texts
+    assert [each.unsure for each in found.latents] == [each < between for each in made.thought.confidences]
+    assert sum(each.unsure for each in found.latents) == 1
+    assert not any(each.unnamed for each in found.latents)
+    [glyphs] = [reading for reading in found.readings if reading.reader == "glyphs"]
+    assert glyphs.text == "".join(made.thought.texts[: found.told])
+    [place] = [place for place, each in enumerate(found.latents) if each.unsure]
+    told = f"latent {place + 1} {made.thought.texts[place]!r} ({min(made.thought.confidences):.0%})"
+    assert (told in as_text(found)) == (place < found.told)
+    assert not any(each.unsure for each in pictured(confidence=0).latents)
+    with pytest.raises(UsageError, match="a confidence is a probability from 0 to 1, got 2"):
+        pictured(confidence=2)
+
+
+def test_an_unsure_reading_is_marked_on_the_page(pictured: Callable[..., Trace], tmp_path: Path) -> None:
+    def page(confidence: float) -> str:
+        write_trace(tmp_path / "trace.html", pictured(confidence=confidence), config)
+        return (tmp_path / "trace.html").read_text()
+
+    config = cast("Any", SimpleNamespace(stage="stage1", model="tiny"))
+    sure, unsure = page(0.0), page(1.0)
+    assert re.findall(r'<span class="c\d(?: wrong)? unsure" title="unsure: 0\.\d\d">', unsure)
+    assert "Tinted</span></span>: with a probability below 1." in unsure
+    assert 'title="unsure' not in sure
+    assert "Tinted" not in sure
+    assert "the picture of what it read was fed back" in sure
 
 
 def test_scaled_latents_are_the_head_s(rot: RoT) -> None:

@@ -52,6 +52,23 @@ def test_picture_feedback_of_whole_strips_is_refused_with_the_remedy(
     assert_refused(refused, 1, "`rotdata embed --context latent`, then train on that with --recipe picture")
 
 
+def test_generate_says_what_was_thought_and_where_it_was_unsure(
+    commands: Commands, run_rottrain: Run, picture_checkpoint: Path
+) -> None:
+    def thoughts(*more: object) -> Any:
+        [made] = json.loads(run_rottrain("generate", picture_checkpoint, *commands["generate"], *more, "--json").out)
+        return made["thought"], made["reasoning_tokens"]
+
+    thought, latents = thoughts("--confidence", 1)
+    assert len(thought["latents"]) == latents == thought["unsure"]
+    assert "".join(each["text"] for each in thought["latents"]) == thought["text"] != ""
+    assert all(0 < each["confidence"] < 1 and each["unsure"] for each in thought["latents"])
+    assert (thought["unnamed"], thoughts("--confidence", 0)[0]["unsure"]) == (0, 0)
+    assert thoughts("--feedback", "latent")[0] is None
+    refused = run_rottrain("generate", picture_checkpoint, *commands["generate"], "--confidence", 1.5)
+    assert_refused(refused, 2, "a confidence is a probability from 0 to 1, got 1.5")
+
+
 def test_steps_of_comparisons_take_it() -> None:
     for name in ("eval @s toy", "trace @s --shards @l --corpus", "probe @s toy", "calibrate @s --shards @l"):
         check_words(["rottrain", *name.split(), "--feedback", "picture"])
