@@ -9,7 +9,7 @@ from rotdata.lazy import lazily
 from rotdata.version import __version__
 
 if TYPE_CHECKING:
-    from rotdata.api import embed, open_shards, render_corpus
+    from rotdata.api import embed, open_shards, render_corpus, renumber
     from rotdata.corpora import Fields, Row, Source
     from rotdata.encoders import load_encoder
     from rotdata.errors import RotError
@@ -40,6 +40,7 @@ else:
             "push": "rotdata.hub",
             "render": "rotdata.rendering.strips",
             "render_corpus": "rotdata.api",
+            "renumber": "rotdata.api",
             "verify": "rotdata.shards",
         },
     )
@@ -63,5 +64,6 @@ __all__ = [
     "push",
     "render",
     "render_corpus",
+    "renumber",
     "verify",
 ]

@@ -5,8 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, Literal
 
-from rotdata import corpora, hub, shards
+from rotdata import corpora, hub, renumbering, shards
+from rotdata.corpora.chains import Chain
 from rotdata.encoders import Precision, check_device
+from rotdata.errors import UsageError
 from rotdata.rendering.style import StripStyle
 from rotdata.runs import pipeline
 from rotdata.runs.embedding import EmbedSettings
@@ -46,6 +48,32 @@ def render_corpus(
             num_proc=num_proc,
             mode=Mode(overwrite=overwrite),
         )
+
+
+def renumber(  # noqa: PLR0913 -- keyword-only settings, as the command has them
+    source: str | Path | corpora.Source | corpora.Rows,
+    out: str | Path,
+    *,
+    times: int = 1,
+    seed: int = 0,
+    chain: Chain = "own",
+    largest: int | None = None,
+    hold_out: float = 0.0,
+    held_out: str | Path | None = None,
+    left_out: str | Path | None = None,
+    **reading: Any,
+) -> renumbering.Summary:
+    """Write a corpus' rows with other numbers into a file, as `rotdata renumber` does.
+
+    The share `hold_out` of the wordings goes into the file `held_out`. `source` and `reading` are as in
+    `render_corpus`. Raises SourceError, UsageError.
+    """
+    settings = renumbering.Renumbering(times=times, seed=seed, chain=chain, largest=largest, hold_out=hold_out)
+    if bool(hold_out) is not (held_out is not None):
+        raise UsageError("hold_out is the share of the wordings that goes into the file held_out: give both or neither")
+    apart, why = (None if file is None else Path(file) for file in (held_out, left_out))
+    with corpora.opened(source, **reading) as rows:
+        return renumbering.renumber(rows, Path(out), settings, held_out=apart, left_out=why)
 
 
 def embed(

@@ -36,6 +36,7 @@ PUBLIC = {
         "push",
         "render",
         "render_corpus",
+        "renumber",
         "verify",
     ],
     rottrain: [

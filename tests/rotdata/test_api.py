@@ -13,7 +13,7 @@ import pytest
 import rotdata
 from rotdata.errors import OutputOccupied, ShardError, UsageError
 from rotdata.runs import pipeline
-from tests.helpers import Result, contents
+from tests.helpers import Result, contents, write_jsonl
 
 STYLE = rotdata.StripStyle(cells=6, align_steps=True)
 RECORDS = [{"question": f"{n}+1?", "cot": f"<<{n}+1={n + 1}>>", "answer": str(n + 1)} for n in range(9)]
@@ -97,3 +97,18 @@ def test_what_are_no_embeddings_is_refused(toy_strips: Path, tmp_path: Path) -> 
         rotdata.open_shards(toy_strips)
     with pytest.raises(UsageError, match="neither a folder here nor a dataset of the Hub"):
         rotdata.open_shards(tmp_path / "absent")
+
+
+def test_rows_in_memory_are_asked_with_other_numbers_as_the_command_asks_a_file(
+    run_rotdata: Callable[..., Result], tmp_path: Path
+) -> None:
+    rows = [
+        {"question": f"Ann had 15 {each}, and ate 7.", "cot": "<<15-7=8>>", "answer": "8"} for each in ("figs", "nuts")
+    ]
+    file, out, own = write_jsonl(tmp_path / "rows.jsonl", rows), tmp_path / "out.jsonl", tmp_path / "own.jsonl"
+    made = rotdata.renumber(rows, own, times=3, seed=5)
+    assert run_rotdata("renumber", file, "--out", out, "--times", 3, "--seed", 5).code == 0
+    assert (made.rows_in, made.rows_out, made.left_out) == (2, 6, {})
+    assert own.read_bytes() == out.read_bytes()
+    with pytest.raises(rotdata.RotError, match="give both or neither"):
+        rotdata.renumber(rows, own, hold_out=0.5)
