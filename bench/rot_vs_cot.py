@@ -23,7 +23,7 @@ from rottrain.evaluation.evaluate import Exam, examine
 from rottrain.evaluation.modes import Candidate, speaker, thinker, untaught
 from rottrain.generation.decoding import GREEDY
 from rottrain.generation.generate import RoT
-from rottrain.model.checkpoints import load_text_model
+from rottrain.model.trained import load_text_model
 
 PROBLEMS, TIMED = 256, 16
 MOST_BUDGETS = 16

@@ -1,8 +1,9 @@
 """A finished checkpoint as a folder that transformers and peft load without this package.
 
 It holds an adapter, or the whole model where its own weights have learnt, the tokenizer with its two new tokens,
-head.safetensors, glyph probe and book where pictures are fed back, rot.json (what scripts have to know), the scripts of
-rottrain/exported (use.py, and custom_generate/ for transformers), and a model card.
+checkpoint/ (head, glyph probe, book, and what the checkpoint says of itself), rot.json (what scripts have to know), the
+scripts of rottrain/exported (use.py, and custom_generate/ for transformers), and a model card. model/trained.py reads
+it again.
 """
 
 from __future__ import annotations
@@ -13,11 +14,10 @@ import shutil
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from jinja2 import Environment, PackageLoader, StrictUndefined, UndefinedError
-from safetensors.torch import save_file
 
 from rotdata import hub
 from rotdata.encoders import quiet_loading
@@ -28,20 +28,24 @@ from rottrain.config import LoraSettings, from_dict
 from rottrain.generation.generate import MAX_ANSWER_TOKENS, MAX_COT_TOKENS, default_budget
 from rottrain.model import checkpoints, tensors
 from rottrain.model.backbone import Backbone
-from rottrain.model.checkpoints import BOOK, CONFIG, HEAD, PROBE, CheckpointConfig
+from rottrain.model.checkpoints import CONFIG, CheckpointConfig
 from rottrain.model.precision import load_backbone
+from rottrain.model.trained import CHECKPOINT, SETTINGS, Weights, check_not_exported
 from rottrain.training.stages import RECIPE
 
 if TYPE_CHECKING:
     from peft import PeftModel
 
-Weights = Literal["adapter", "whole"]
-
-SETTINGS, CARD = "rot.json", "README.md"
+CARD = "README.md"
 SCRIPTS = ("use.py", "custom_generate/generate.py")
 _UNFINISHED = ".export.tmp"
 """What is exported, as long as it is."""
-_PROCESSOR = ("preprocessor_config.json", "video_preprocessor_config.json", "processor_config.json")
+_PROCESSOR = (
+    "preprocessor_config.json",
+    "video_preprocessor_config.json",
+    "processor_config.json",
+    "chat_template.json",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +56,7 @@ class Exported:
     weights: Weights
     """An adapter for the base model, or the whole model."""
     base: str | None
-    """The model that an adapter is for, as its scripts name it."""
+    """The model that an adapter is for, as its scripts name it; of a whole model what --base has said."""
     files: list[str]
     bytes: int
     url: str | None = None
@@ -75,13 +79,14 @@ def export(
     default the weights are an adapter where nothing but that has learnt. Raises CheckpointError, HubError, UsageError
     for weights that can't be an adapter or a base model that nobody else could find, OutputOccupied.
     """
+    check_not_exported(checkpoint)
     config = checkpoints.load_config(checkpoint)
     weights = weights or ("whole" if "language" in config.learnt else "adapter")
     if weights == "adapter" and "language" in config.learnt:
         raise UsageError(f"the base model's own weights have learnt in {checkpoint}: export --weights whole")
     folder = find_model(model or config.model)
-    named = base or _public_name(folder) if weights == "adapter" else None
-    if push is not None and named is not None and not is_hub_id(named):
+    named = base or (_public_name(folder) if weights == "adapter" else None)
+    if push is not None and named is not None and not is_hub_id(named) and weights == "adapter":
         raise UsageError(
             f"others can't find the base model {named}: name it as the Hub does with --base, or export --weights whole"
         )
@@ -133,18 +138,17 @@ def _write(checkpoint: Path, config: CheckpointConfig, folder: ModelFolder, out:
     backbone = load_backbone(folder, "float32")
     checkpoints.check_backbone(checkpoint, config, backbone)
     checkpoints.load_learnt(checkpoint, config, backbone)
-    settings = origin | _settings(config, backbone, origin["base"] or folder.name)
+    settings = origin | _settings(config, backbone)
     words = card(config, settings)  # before anything is written: it reads all that others may have changed
     backbone.tokenizer.save_pretrained(out)
     if origin["weights"] == "whole":
         _save_whole(backbone, out)
+        backbone.base_token_rows = backbone.token_rows().float().cpu()
     else:
         _save_adapter(backbone, config, origin["base"], out)
-    if head is not None:
-        save_file({name: value.contiguous() for name, value in head.state_dict().items()}, out / HEAD)
-    if probe is not None and book is not None:
-        save_file(probe.state_dict(), out / PROBE)
-        save_file({"classes": book.classes_NS.short(), "latents": book.latents_ND.float()}, out / BOOK)
+    model = origin["base"] or folder.name
+    alone = dataclasses.replace(config, model=model, run=config.run | {"model": model}, learnt=[])
+    checkpoints.save(out / CHECKPOINT, alone, backbone, head=head, probe=probe, book=book)
     for file in out.glob("*.safetensors"):
         file.chmod(0o644)  # safetensors writes files that only their owner can read
     shutil.copyfile(checkpoint / RECIPE, out / RECIPE)
@@ -191,8 +195,8 @@ def _inline(value: object) -> str:
     return f"`{text}`" if text else ""
 
 
-def _settings(config: CheckpointConfig, backbone: Backbone, model: str) -> dict[str, Any]:
-    """What a script has to know of a checkpoint, and all that the checkpoint says of itself, on the base model `model`.
+def _settings(config: CheckpointConfig, backbone: Backbone) -> dict[str, Any]:
+    """What a script has to know of a checkpoint.
 
     `closing` are the tokens that are given between prompt or latents and the reply.
     """
@@ -216,7 +220,6 @@ def _settings(config: CheckpointConfig, backbone: Backbone, model: str) -> dict[
         "head": config.head,
         "encoder": config.encoder,
         "style": config.style,
-        "trained": dataclasses.asdict(dataclasses.replace(config, model=model, run=config.run | {"model": model})),
     }
 
 

@@ -89,7 +89,10 @@ MatchingShards = Annotated[
         help="Shards of the style and encoder it was trained on: a folder, or OWNER/NAME on the Hub.",
     ),
 ]
-Checkpoint = Annotated[Path, typer.Argument(help="Folder of a finished checkpoint.")]
+Checkpoint = Annotated[
+    Path,
+    typer.Argument(help="Folder of a finished checkpoint, or of an export; or OWNER/NAME on the Hub."),
+]
 BaseModel = Annotated[str | None, typer.Option("--model", help="Base model, if it lies elsewhere than at training.")]
 Budget = Annotated[
     str | None,

@@ -18,7 +18,8 @@ def export(
     out: Annotated[Path, typer.Option("--out", help="New folder that transformers and peft load.")],
     model: BaseModel = None,
     base: Annotated[
-        str | None, typer.Option(help="How others are to name the base model of an adapter; default its Hub id.")
+        str | None,
+        typer.Option(help="How others are to name the base model; default its Hub id."),
     ] = None,
     weights: Annotated[
         Literal["adapter", "whole"] | None,

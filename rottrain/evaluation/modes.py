@@ -7,15 +7,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from rotdata.encoders.models import find_model
 from rotdata.errors import CheckpointError, UsageError
 from rottrain.config import Feedback
 from rottrain.generation import generate
 from rottrain.generation.decoding import Sampling
 from rottrain.generation.generate import MAX_ANSWER_TOKENS, MAX_COT_TOKENS, Budget, Generation, RoT
-from rottrain.model import checkpoints
 from rottrain.model.backbone import Backbone
 from rottrain.model.precision import load_backbone
+from rottrain.model.trained import Trained, load_text_model
 
 Mode = Literal["rot", "cot", "no-cot"]
 InWords = Literal["cot", "no-cot"]
@@ -125,7 +124,7 @@ class Lineup:
         if unknown := [mode for mode in self.modes if mode not in MODES]:
             raise UsageError(f"--modes takes {', '.join(MODES)}, got {unknown[0]!r}")
         for mode, folder in self.spoken.items():
-            config = checkpoints.load_config(folder)
+            config = Trained.find(folder).config
             if config.mode != mode:
                 taught = f"taught {config.mode}" if config.stage == "sft" else f"a {config.stage} checkpoint"
                 raise CheckpointError(
@@ -151,7 +150,7 @@ class Lineup:
             if mode not in self.modes:
                 continue
             if mode in self.spoken:
-                backbone, config = checkpoints.load_text_model(self.spoken[mode], model=self.model)
+                backbone, config = load_text_model(self.spoken[mode], model=self.model)
                 yield speaker(mode, backbone, config.stage, **most)
             else:
                 base = base or (rot.base if rot else self._base())
@@ -159,4 +158,4 @@ class Lineup:
 
     def _base(self) -> Backbone:
         """The base model alone."""
-        return load_backbone(find_model(self.model or checkpoints.load_config(self.checkpoint).model), "auto")
+        return load_backbone(Trained.find(self.checkpoint).base_of(self.model), "auto")

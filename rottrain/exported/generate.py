@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 
 NOTHING, OTHER = 0, 1
 """Classes of a slot that shows no character, and of characters that the alphabet does not have."""
-SETTINGS, HEAD, PROBE, BOOK = "rot.json", "head.safetensors", "glyph_probe.safetensors", "book.safetensors"
+SETTINGS = "rot.json"
+HEAD, PROBE, BOOK = (f"checkpoint/{name}.safetensors" for name in ("head", "glyph_probe", "book"))
 
 
 @dataclass
@@ -287,7 +288,7 @@ class _Book:
             import rotdata
 
             if self._artist is None:
-                tower = self._rot["base"] or str(self._home)
+                tower = self._rot["base"] if self._rot["weights"] == "adapter" else str(self._home)
                 self._artist = rotdata.Pictures(tower, style=self._rot["style"], encoder=self._rot["encoder"])
             return torch.from_numpy(self._artist.latents([text])[0]) if self._artist.fits(text) else None
         except ImportError:

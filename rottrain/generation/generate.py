@@ -6,9 +6,9 @@ Shapes: B questions, K latents, D embedding width, T positions: of what is fed, 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Literal
@@ -18,7 +18,6 @@ from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
 from rotdata.console import is_unicode
-from rotdata.encoders.models import find_model
 from rotdata.errors import CheckpointError, UsageError
 from rotdata.pictures import Pictures
 from rottrain.config import MOST_LATENTS, Feedback, Precision
@@ -32,7 +31,7 @@ from rottrain.model.backbone import Backbone
 from rottrain.model.book import Book
 from rottrain.model.glyph_probe import GlyphProbe
 from rottrain.model.head import ProjectionHead
-from rottrain.model.precision import load_backbone
+from rottrain.model.trained import Trained
 
 DEFAULT_BUDGET = 32
 AUTO_QUANTILE = "0.95"
@@ -122,8 +121,12 @@ class RoT:
         config: checkpoints.CheckpointConfig,
         glyphs: GlyphProbe | None = None,
         book: Book | None = None,
+        *,
+        load_base: Callable[[], Backbone] | None = None,
     ) -> None:
+        """The parts; `load_base` loads the base model anew where its own weights have learnt."""
         self.backbone = backbone
+        self._load_base = load_base
         self.head = head
         self.config = config
         self.glyphs = glyphs
@@ -135,29 +138,23 @@ class RoT:
     def from_pretrained(cls, folder: Path | str, *, model: str | None = None, precision: Precision = "auto") -> RoT:
         """Load a finished checkpoint and its base model, or `model` where that lies elsewhere now.
 
-        Raises CheckpointError if the two don't belong together.
+        A folder, or OWNER/NAME[@REVISION] on the Hub; what `export` has made of a checkpoint is as good as itself.
+        Raises CheckpointError if the two don't belong together, UnknownModel.
         """
-        folder = Path(folder)
-        config = checkpoints.load_config(folder)
-        model = model or config.model
-        head = checkpoints.load_head(folder, config)
-        backbone = load_backbone(find_model(model), precision)
-        if backbone.width != head.width_in:
-            raise CheckpointError(
-                f"{folder} was trained on a model of width {head.width_in}, {model} has {backbone.width}: "
-                f"name the right one, {config.model}, with --model"
-            )
+        trained = Trained.find(folder)
+        place, config = trained.folder, trained.config
+        head = checkpoints.load_head(place, config)
+        backbone = trained.load(model=model, precision=precision)
         head.to(backbone.device).eval().requires_grad_(requires_grad=False)
-        checkpoints.check_backbone(folder, config, backbone)
-        checkpoints.load_learnt(folder, config, backbone)
-        glyphs = checkpoints.load_probe(folder, config)
-        book = checkpoints.load_book(folder, config)
+        glyphs = checkpoints.load_probe(place, config)
+        book = checkpoints.load_book(place, config)
         return cls(
             backbone,
             head,
             config,
             None if glyphs is None else glyphs.to(backbone.device),
             None if book is None else book.to(backbone.device),
+            load_base=partial(trained.load_base, backbone, model=model),
         )
 
     def generate(  # noqa: PLR0913 -- keyword-only settings, as the command has them
@@ -353,6 +350,8 @@ class RoT:
         """The model before it was trained; loaded anew if its own weights have changed."""
         if not self.backbone.trains_language:
             return self.backbone
+        if self._load_base is not None:
+            return self._load_base()
         trained = self.backbone
         return Backbone.load(
             trained.folder, dtype=trained.dtype, device=trained.device.type, arithmetic=trained.arithmetic

@@ -395,7 +395,7 @@ def _template_of_processor(folder: ModelFolder) -> str | None:
 def _add_tokens(model: Any, tokenizer: PreTrainedTokenizerFast, folder: ModelFolder) -> tuple[int, int]:
     """Add begin and end to the tokenizer, growing the table if it has no spare rows.
 
-    The new rows start as the rows of the architecture's brackets.
+    New rows start as the rows of the architecture's brackets; an exported model has its own already.
     """
     brackets = list(architecture_of(folder).brackets)
     known = tokenizer.get_vocab()
@@ -411,6 +411,8 @@ def _add_tokens(model: Any, tokenizer: PreTrainedTokenizerFast, folder: ModelFol
         with quiet_loading():
             model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     new = tokenizer.convert_tokens_to_ids([IMG_BEGIN, IMG_END])
+    if IMG_BEGIN in known:
+        return new[0], new[1]
     tables: list[Tensor] = [model.get_input_embeddings().weight, model.get_output_embeddings().weight]
     for rows in tables:  # one and the same where they are tied
         rows[new] = rows[[known[token] for token in brackets]].clone()

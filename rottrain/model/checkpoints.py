@@ -23,7 +23,6 @@ from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from rotdata.encoders.interface import EncoderIdentity
-from rotdata.encoders.models import find_model
 from rotdata.errors import CheckpointError, UsageError
 from rotdata.rendering.strips import StripStyle
 from rotdata.shards import write_atomically
@@ -33,7 +32,6 @@ from rottrain.config import (
     MOST_WIDTH,
     Activation,
     Feedback,
-    Precision,
     SftConfig,
     SftMode,
     Stage1Config,
@@ -46,7 +44,6 @@ from rottrain.model.backbone import Backbone, PromptFormat
 from rottrain.model.book import Book
 from rottrain.model.glyph_probe import MOST_SLOTS, Alphabet, GlyphProbe
 from rottrain.model.head import ProjectionHead
-from rottrain.model.precision import load_backbone
 from rottrain.model.tensors import AGAIN
 
 FORMAT_VERSION = 3
@@ -219,7 +216,7 @@ def _check_version(folder: Path, content: Any) -> Any:
     if version is None and "model_type" in content:
         raise CheckpointError(
             f"{folder} holds a model, not a checkpoint: name the folder that `rottrain stage1`, `stage2` or `sft` "
-            "made; what `rottrain export` made of it is run by the script on its card"
+            "made; what `rottrain export` made of one is for `rottrain generate`, `eval` and `trace`"
         )
     if version not in (_UNHASHED_VERSION, FORMAT_VERSION):
         raise CheckpointError(
@@ -359,35 +356,22 @@ def _checksum(content: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def load_text_model(
-    folder: Path, *, model: str | None = None, precision: Precision = "auto"
-) -> tuple[Backbone, CheckpointConfig]:
-    """The model that `rottrain sft` has made and its config, whose `mode` says what it was taught.
-
-    `model` names the base model where it lies elsewhere now. Raises CheckpointError.
-    """
-    config = load_config(folder)
-    if config.stage != "sft":
-        raise CheckpointError(f"{folder} is a {config.stage} checkpoint: one of `rottrain sft` is needed")
-    backbone = load_backbone(find_model(model or config.model), precision)
-    check_backbone(folder, config, backbone)
-    load_learnt(folder, config, backbone)
-    return backbone, config
-
-
 def _load_adapter(folder: Path, config: CheckpointConfig, backbone: Backbone, *, trainable: bool) -> None:
     if not (folder / ADAPTER).is_dir():  # peft would look for it on the Hub
         raise CheckpointError(f"{folder} has no {ADAPTER} folder: copy the whole checkpoint, or train it again")
     for name in _adapter_files(folder, config):
         checked_sha256(folder, config, name)
-        if name.endswith(_TENSORS):
-            tensors.load(folder / name)
+    load_adapter(folder / ADAPTER, backbone, trainable=trainable)
+
+
+def load_adapter(place: Path, backbone: Backbone, *, trainable: bool = False) -> None:
+    """Put the adapter in a folder on the base model. Raises CheckpointError."""
+    for file in place.glob(f"*{_TENSORS}"):
+        tensors.load(file)
     try:
-        backbone.load_adapter(str(folder / ADAPTER), trainable=trainable)
+        backbone.load_adapter(str(place), trainable=trainable)
     except (OSError, ValueError, TypeError, KeyError, RuntimeError, SafetensorError, UserWarning) as error:
-        raise CheckpointError(
-            f"{folder / ADAPTER} holds no adapter that fits {backbone.folder.name}: {error}"
-        ) from error
+        raise CheckpointError(f"{place} holds no adapter that fits {backbone.folder.name}: {error}") from error
 
 
 def files_of(folder: Path, config: CheckpointConfig) -> list[str]:

@@ -14,6 +14,7 @@ from rottrain.model.backbone import Backbone
 from rottrain.model.checkpoints import CheckpointConfig
 from rottrain.model.glyph_probe import GlyphProbe
 from rottrain.model.head import ProjectionHead
+from rottrain.model.trained import check_not_exported
 
 
 @dataclass(frozen=True)
@@ -28,6 +29,7 @@ class Origin:
         cls, folder: Path, selections: Sequence[Selection], recipe: LatentConfig, stages: Sequence[checkpoints.Stage]
     ) -> Origin:
         """A checkpoint of one of these stages. Raises CheckpointError, and what else does not go together."""
+        check_not_exported(folder)
         config = checkpoints.load_config(folder)
         if config.stage not in stages:
             theirs = "stage 2 starts" if "sft" not in stages else "stage 1 starts from the base model, or"

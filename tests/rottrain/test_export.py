@@ -29,6 +29,7 @@ from rottrain.generation.generate import RoT
 from rottrain.model import checkpoints
 from rottrain.model.backbone import Backbone
 from rottrain.model.checkpoints import CheckpointConfig
+from rottrain.model.trained import load_text_model
 from rottrain.training.stages import run_sft, run_stage1, run_stage2
 from tests import families
 from tests.helpers import REPOSITORY, contents
@@ -91,8 +92,8 @@ def test_the_script_in_the_folder_answers_as_the_adapter_does(
     assert use(tmp_path / "out", "--budget", 2) == told(stage2_checkpoint, budget=2)
     assert (exported.weights, exported.url) == ("adapter", None)
     assert set(exported.files) >= {
-        "adapter_config.json", "adapter_model.safetensors", "head.safetensors", "rot.json", "use.py",
-        "custom_generate/generate.py",
+        "adapter_config.json", "adapter_model.safetensors", "checkpoint/head.safetensors", "checkpoint/config.json",
+        "rot.json", "use.py", "custom_generate/generate.py",
     }  # fmt: skip
     assert exported.bytes == sum(map(len, contents(tmp_path / "out").values()))
     with pytest.raises(ValueError, match="has not learnt to stop"):
@@ -219,8 +220,8 @@ def test_an_export_thinks_and_answers_as_its_checkpoint_with_pictures_does(
 def forgetful(pictures: Path, tmp_path: Path) -> Path:
     """That export with a book of the blank page alone."""
     out = Path(shutil.copytree(pictures, tmp_path / "forgetful"))
-    pages = load_file(out / "book.safetensors")
-    save_file({name: value[:1].clone() for name, value in pages.items()}, out / "book.safetensors")
+    pages = load_file(out / "checkpoint" / "book.safetensors")
+    save_file({name: value[:1].clone() for name, value in pages.items()}, out / "checkpoint" / "book.safetensors")
     return out
 
 
@@ -269,12 +270,12 @@ def test_baselines_in_words_are_exported_too(
     config = SftConfig.paper(mode=mode, max_steps=1, lr=1e-2, lora=LoraSettings(rank=2, dropout=0.0))
     run_sft(embedded, str(tiny_folder), tmp_path / "sft", config)
     export.export(tmp_path / "sft", tmp_path / "out")
-    backbone, _ = checkpoints.load_text_model(tmp_path / "sft")
+    backbone, _ = load_text_model(tmp_path / "sft")
     answer = generate.in_words if mode == "cot" else generate.at_once
     [made] = answer(backbone, [QUESTION], max_tokens=ANSWER_TOKENS)
     expected = made.reply.removeprefix("" if mode == "cot" else "#### ").rstrip("\n")
     assert use(tmp_path / "out") == expected
-    assert "head.safetensors" not in contents(tmp_path / "out")
+    assert "checkpoint/head.safetensors" not in contents(tmp_path / "out")
 
 
 def test_a_card_says_what_it_is_of_and_escapes_what_others_wrote(stage2_checkpoint: Path, tmp_path: Path) -> None:
@@ -308,10 +309,12 @@ def test_an_adapter_of_a_model_that_nobody_else_has_is_not_pushed(stage2_checkpo
 
 
 @pytest.mark.slow
-def test_an_export_is_pushed_once(stage2_checkpoint: Path, tmp_path: Path) -> None:
-    arguments = ("export", stage2_checkpoint, "--out", tmp_path / "out", "--base", "owner/name", "--push", "tester/rot")
+def test_an_export_is_pushed_once_and_asked_on_the_hub(
+    stage2_checkpoint: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
     with HubServer() as server:
-        for number in range(2):
+
+        def run(*arguments: object) -> Any:
             done = subprocess.run(
                 [sys.executable, "-m", "rottrain", *map(str, arguments), "--json"],
                 env=environment(server, tmp_path / "home", server.token),
@@ -321,14 +324,31 @@ def test_an_export_is_pushed_once(stage2_checkpoint: Path, tmp_path: Path) -> No
                 check=False,
             )
             assert done.returncode == 0, done.stderr
-            assert json.loads(done.stdout)["url"] == f"{server.endpoint}/tester/rot"
-            if number == 0:
-                uploaded = server.uploaded_bytes
+            return json.loads(done.stdout)
+
+        pushing = (
+            "export",
+            stage2_checkpoint,
+            "--out",
+            tmp_path / "out",
+            "--base",
+            "owner/name",
+            "--push",
+            "tester/rot",
+        )
+        uploaded = []
+        for _ in range(2):
+            assert run(*pushing)["url"] == f"{server.endpoint}/tester/rot"
+            uploaded.append(server.uploaded_bytes)
+        assert uploaded[0] == uploaded[1]
         pushed = server.repositories["tester/rot"].head.files
-        assert uploaded == server.uploaded_bytes
         assert {name: file.content for name, file in pushed.items() if name != ".gitattributes"} == contents(
             tmp_path / "out"
         )
+        [made] = run(
+            "generate", "tester/rot", QUESTION, "--model", tiny_folder, "--max-answer-tokens", ANSWER_TOKENS
+        )  # fmt: skip
+        assert answer(made["reply"]) == told(stage2_checkpoint)
 
 
 @pytest.mark.parametrize("weights", ["adapter", "whole"])
@@ -363,4 +383,4 @@ def test_every_family_is_exported(family: str, weights: Any, tmp_path: Path, use
     checkpoints.save(tmp_path / "checkpoint", config, backbone, head=head)
     (tmp_path / "checkpoint" / "recipe.yaml").write_text("{}\n")
     export.export(tmp_path / "checkpoint", tmp_path / "out", weights=weights)
-    assert use(tmp_path / "out") == told(tmp_path / "checkpoint")
+    assert use(tmp_path / "out") == told(tmp_path / "out") == told(tmp_path / "checkpoint")

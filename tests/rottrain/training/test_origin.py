@@ -17,6 +17,7 @@ from rotdata.runs import pipeline
 from rottrain.config import HeadConfig, LoraSettings, SftConfig, Stage1Config
 from rottrain.model import checkpoints
 from rottrain.model.checkpoints import ADAPTER, HEAD, LANGUAGE, PROBE
+from rottrain.model.trained import load_text_model
 from rottrain.training.stages import Outcome, run_sft, run_stage1
 from tests.helpers import Result, storing
 from tests.tinymodel import save_tiny
@@ -72,7 +73,7 @@ def test_an_adapter_of_words_goes_on_learning_or_is_added_to_the_weights(
         file = f"{ADAPTER}/adapter_model.safetensors"
         assert_equal(load_file(tmp_path / "one" / file), load_file(cot_checkpoint / file))
     else:
-        backbone, _ = checkpoints.load_text_model(cot_checkpoint)
+        backbone, _ = load_text_model(cot_checkpoint)
         backbone.merge_adapter()
         assert learnt == ["language"]
         assert_equal(load_file(tmp_path / "one" / LANGUAGE), backbone.language_weights())

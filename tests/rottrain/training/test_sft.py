@@ -20,6 +20,7 @@ from rottrain.generation.generate import Generation, RoT
 from rottrain.metrics import scoring
 from rottrain.model import checkpoints
 from rottrain.model.backbone import Backbone
+from rottrain.model.trained import load_text_model
 from rottrain.training.history import HISTORY
 from rottrain.training.sft import TextCollator, TextExample, TextLearner, TextRows, taught_ids
 from rottrain.training.stages import Outcome, plan_sft, run_sft, run_stage2
@@ -105,7 +106,7 @@ def test_a_checkpoint_answers_as_the_trained_model_did(
     schedule = {"max_steps": 4, "validation_rows": 3, "validation_steps": 4}
     outcome = run(tmp_path / "out", trainable=trainable, precision="float32", **schedule)
     assert outcome.validation is not None
-    backbone, config = checkpoints.load_text_model(tmp_path / "out")
+    backbone, config = load_text_model(tmp_path / "out")
     assert (config.stage, config.mode, config.learnt, config.head) == ("sft", "cot", [learnt], None)
     examples = examples_of(backbone, embedded)[-3:]
     again = validate_text(TextLearner(backbone, SftConfig.paper(mode="cot")), examples, kind="number")
@@ -195,7 +196,7 @@ def test_a_run_killed_while_it_saves_leaves_no_checkpoint_and_goes_on(
         with pytest.raises(Killed):
             run(tmp_path / "killed", save_steps=3)
     with pytest.raises(CheckpointError, match="no finished checkpoint"):
-        checkpoints.load_text_model(tmp_path / "killed")
+        load_text_model(tmp_path / "killed")
     assert run(tmp_path / "killed").loss == straight.loss
     assert contents(tmp_path / "killed") == contents(tmp_path / "straight")
 
@@ -209,4 +210,4 @@ def test_a_checkpoint_in_words_is_none_of_latents_and_the_other_way_round(
     with pytest.raises(CheckpointError, match="is a sft checkpoint: stage 2 starts --from one of stage 1"):
         run_stage2(embedded, str(tiny_folder), tmp_path / "out", tmp_path / "two", Stage2Config.paper())
     with pytest.raises(CheckpointError, match="is a stage1 checkpoint: one of `rottrain sft` is needed"):
-        checkpoints.load_text_model(stage1_checkpoint)
+        load_text_model(stage1_checkpoint)

@@ -1,0 +1,141 @@
+"""What was trained, wherever it lies: a finished checkpoint, or what `rottrain export` made of one; here or on the Hub.
+
+An exported folder holds a checkpoint too, in `checkpoint/`, without what the language model has learnt: that is in the
+adapter or in the whole model beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Literal
+
+from rotdata.encoders.models import ModelFolder, find_model
+from rotdata.errors import CheckpointError, UnknownModel
+from rottrain.config import Precision
+from rottrain.model import checkpoints
+from rottrain.model.backbone import Backbone
+from rottrain.model.checkpoints import CheckpointConfig
+from rottrain.model.precision import load_backbone
+
+Weights = Literal["adapter", "whole"]
+
+SETTINGS, CHECKPOINT = "rot.json", "checkpoint"
+"""Of an exported folder."""
+_ON_HUB = re.compile(r"[\w.-]+/[\w.-]+(@[^@]+)?")
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A checkpoint, alone or in an exported folder."""
+
+    folder: Path
+    """Where the checkpoint's own files are."""
+    exported: ModelFolder | None = None
+    """What holds the adapter or the whole model, where that was exported."""
+    weights: Weights = "adapter"
+    base: str | None = None
+    """How an exported adapter names its base model."""
+
+    @classmethod
+    def find(cls, name: Path | str) -> Trained:
+        """What lies in a folder, or is OWNER/NAME[@REVISION] on the Hub. Raises CheckpointError, UnknownModel."""
+        place = Path(name).expanduser()
+        if _is_part(place):
+            place = place.parent
+        if place.exists() or not _ON_HUB.fullmatch(str(name)):
+            found = ModelFolder(name=place.resolve().name, path=place, revision=None)
+        else:
+            found = find_model(str(name))
+        if not (found.path / SETTINGS).exists():
+            return cls(found.path)
+        file = found.path / SETTINGS
+        try:
+            settings = json.loads(file.read_text(encoding="utf-8"))
+            weights, base = settings["weights"], settings["base"]
+        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
+            raise CheckpointError(f"{file} is none that `rottrain export` writes ({error!r}): export again") from error
+        if weights not in ("adapter", "whole") or not isinstance(base, str | None):
+            raise CheckpointError(f"{file} is none that `rottrain export` writes: export again")
+        if not (found.path / CHECKPOINT).is_dir():
+            raise CheckpointError(
+                f"{found.path} has no {CHECKPOINT} folder: it is incomplete, or of an earlier release; export again"
+            )
+        return cls(found.path / CHECKPOINT, found, weights, base)
+
+    @cached_property
+    def config(self) -> CheckpointConfig:
+        """What the checkpoint says of itself. Raises CheckpointError."""
+        return checkpoints.load_config(self.folder)
+
+    def load(self, *, model: str | None = None, precision: Precision = "auto") -> Backbone:
+        """The base model, or `model` where that lies elsewhere now, with what it has learnt.
+
+        Raises CheckpointError if the two don't belong together, UnknownModel.
+        """
+        whole = self.exported is not None and self.weights == "whole"
+        named = model or self.base or self.config.model
+        folder = self.exported if whole and self.exported is not None else find_model(named)
+        backbone = load_backbone(folder, precision)
+        head = self.config.head
+        if head is not None and backbone.width != head["width_in"]:
+            raise CheckpointError(
+                f"{self.folder} was trained on a model of width {head['width_in']}, {named} has {backbone.width}: "
+                f"name the right one, {self.config.model}, with --model"
+            )
+        checkpoints.check_backbone(self.folder, self.config, backbone)
+        if self.exported is None:
+            checkpoints.load_learnt(self.folder, self.config, backbone)
+        elif whole:
+            backbone.trains_language = True
+        else:
+            checkpoints.load_adapter(self.exported.path, backbone)
+        return backbone
+
+    def load_base(self, trained: Backbone, *, model: str | None = None) -> Backbone:
+        """The model before it was trained, in the precision of `trained`. Raises CheckpointError, UnknownModel."""
+        return Backbone.load(
+            self.base_of(model), dtype=trained.dtype, device=trained.device.type, arithmetic=trained.arithmetic
+        )
+
+    def base_of(self, model: str | None = None) -> ModelFolder:
+        """Where the base model lies. Raises CheckpointError, UnknownModel."""
+        named = model or self.base or self.config.model
+        try:
+            return find_model(named)
+        except UnknownModel as error:
+            if model or self.exported is None:
+                raise
+            raise CheckpointError(
+                f"the base model of {self.exported.path} is not in it, and {named} is not to be found ({error}): name "
+                "it with --model"
+            ) from error
+
+
+def check_not_exported(folder: Path) -> None:
+    """Raise CheckpointError for a folder that can be asked but not trained on, or exported again."""
+    if (folder / SETTINGS).exists() or _is_part(folder):
+        raise CheckpointError(
+            f"{folder} was exported: training goes on, and exports are made, from the checkpoint that it was made of"
+        )
+
+
+def _is_part(folder: Path) -> bool:
+    """Whether a folder is the checkpoint within an exported one, which lacks what the language model has learnt."""
+    return folder.name == CHECKPOINT and (folder.parent / SETTINGS).exists()
+
+
+def load_text_model(
+    name: Path | str, *, model: str | None = None, precision: Precision = "auto"
+) -> tuple[Backbone, CheckpointConfig]:
+    """The model that `rottrain sft` has made and its config, whose `mode` says what it was taught.
+
+    `model` names the base model where it lies elsewhere now. Raises CheckpointError.
+    """
+    trained = Trained.find(name)
+    if trained.config.stage != "sft":
+        raise CheckpointError(f"{name} is a {trained.config.stage} checkpoint: one of `rottrain sft` is needed")
+    return trained.load(model=model, precision=precision), trained.config
