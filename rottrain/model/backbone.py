@@ -303,6 +303,8 @@ class Backbone:
         """One call of the language model."""
         if mask_BT is None and positions_BT is not None and cache is None:
             mask_BT = torch.ones_like(positions_BT)  # else a gap between positions would be the border of two sequences
+        if mask_BT is not None and cache is not None and inputs_BTD.shape[1] == 1 and self._takes_whole_masks(cache):
+            mask_BT = mask_BT.bool()[:, None, None]
         with self._computing():
             output = self.model.model.language_model(
                 inputs_embeds=inputs_BTD.to(self.dtype),
@@ -312,6 +314,14 @@ class Backbone:
                 use_cache=False,  # a given cache is used all the same; none is made
             )
         return output.last_hidden_state
+
+    def _takes_whole_masks(self, cache: Cache) -> bool:
+        """Whether a mask of what one more position sees, [B, 1, 1, T], may be given.
+
+        transformers looks at one that is [B, T] before it makes a whole one, and waits for a GPU at every step.
+        """
+        attention = self.model.model.language_model.config._attn_implementation  # noqa: SLF001 -- no public way to ask
+        return attention == "sdpa" and not caches.is_recurrent(cache) and not any(cache.is_sliding)
 
     def _experts(self) -> list[str]:
         """Ends of the names of parameters that hold experts. Raises UsageError if there are none."""

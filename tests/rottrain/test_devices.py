@@ -147,6 +147,7 @@ def test_validation_with_latent_feedback_runs_there(
 def test_thinking_with_picture_feedback_waits_for_nothing(
     backbone: Backbone, head: ProjectionHead, probe: GlyphProbe, book: Book, examples: list[Example], gpu: PretendGPU
 ) -> None:
+    backbone.model.model.language_model.set_attn_implementation("sdpa")  # as on a GPU
     rot = RoT(backbone, head, config(backbone), probe, book)
     batch = as_batch(backbone, examples)
 

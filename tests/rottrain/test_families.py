@@ -325,6 +325,26 @@ def test_rollouts_of_a_padded_batch_equal_each_row_alone_without_a_cache(
 
 
 @torch.no_grad()
+def test_the_attention_of_a_gpu_gives_the_same_latents_of_rows_that_stop(
+    backbone: Backbone, head: ProjectionHead
+) -> None:
+    batch = as_batch(backbone, random_examples(backbone))
+    found = []
+    for attention in ("eager", "sdpa"):
+        backbone.model.model.language_model.set_attn_implementation(attention)
+        with torch.no_grad():
+            prompt = rollout.read_prompt(backbone, batch["prompt_ids_BP"], batch["prompt_mask_BP"])
+            stops_B = torch.arange(len(prompt.hidden_BD)) % 2 == 0
+            made = rollout.unroll(backbone, head, prompt, 4, stop=lambda _, stops_B=stops_B: stops_B)
+            mask = made.mask_after(prompt, 0)
+            said = backbone.hidden(
+                made.fed_BKD[:, -1:], mask_BT=mask, positions_BT=mask.sum(dim=1, keepdim=True) - 1, cache=made.cache
+            )
+        found.append((made.latents_BKD[~stops_B], made.latents_BKD[:, 0], said))
+    for mine, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(mine, theirs, atol=1e-5, rtol=1e-4)
+
+
 def test_attention_is_shown_of_the_layers_that_have_any(backbone: Backbone) -> None:
     weights = backbone.attention(torch.randn(1, 5, backbone.width))
     assert weights.shape == (1 if backbone.folder.name.startswith("qwen3_5") else 2, 1, 5, 5)
