@@ -237,7 +237,7 @@ def _check_parts(config: CheckpointConfig) -> None:
         raise records.Misfit("alphabet", "an object, for picture feedback", "null")
     if config.alphabet and list(config.alphabet["characters"]) != sorted(set(config.alphabet["characters"])):
         raise records.Misfit("alphabet.characters", "in order, each once", records.shown(config.alphabet["characters"]))
-    _check_keys("lengths", config.lengths or dict.fromkeys(_QUANTILES), _QUANTILES)
+    _check_keys("lengths", dict.fromkeys(_QUANTILES) if config.lengths is None else config.lengths, _QUANTILES)
     _check_keys("run.recipe", config.run["recipe"], _NEEDED[config.stage])
     kind = _RECIPES[config.stage]
     from_dict(kind, {name: value for name, value in config.run["recipe"].items() if name in get_type_hints(kind)})

@@ -265,6 +265,7 @@ def test_a_value_of_a_wrong_type_is_named_with_its_place(
     assert refusal(folder) == ""
     checked = {"stage", "head", "learnt", "alphabet", "lengths", "prompt", "result", "mode", "budget", "context"}
     assert [way for way, value in taken if way[0] in checked and value in ("[[1]]", "true")] == []
+    assert (("lengths",), "{}") not in taken
 
 
 def test_a_process_names_file_and_key(copy_of: Callable[[str], Path]) -> None:
