@@ -47,6 +47,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--commit", help="what is measured, where the folder is no git checkout")
     parser.add_argument("--base", default="tiny", help="model that the part learn trains")
     parser.add_argument("--corpus", default="toy:6-8", help="what it learns: as `rotdata render` takes it")
+    parser.add_argument("--questions", help="what it is asked; by default the test questions of a toy corpus")
     parser.add_argument("--child", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("--deadline", type=float, help=argparse.SUPPRESS)
     return parser
@@ -66,6 +67,7 @@ def _run_here(asked: argparse.Namespace) -> None:
         commit=asked.commit,
         base=asked.base,
         corpus=asked.corpus,
+        questions=asked.questions,
     )
     importlib.import_module(f"bench.gpu.{part}").run(job)
 
@@ -80,7 +82,7 @@ def _run_apart(part: str, asked: argparse.Namespace, ends: float) -> bool:
         _write(asked.out, {"part": part, "skipped": f"no time left of {asked.seconds:g} s"})
         return False
     command = [sys.executable, str(Path(__file__).resolve()), part, "--child", "--deadline", str(deadline)]
-    for name in ("out", "size", "device", "commit", "base", "corpus"):
+    for name in ("out", "size", "device", "commit", "base", "corpus", "questions"):
         if (value := getattr(asked, name)) is not None:
             command += [f"--{name}", str(value)]
     paths = [str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]

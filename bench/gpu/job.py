@@ -39,9 +39,11 @@ class Job:
     """Of time.monotonic()."""
     base: str
     corpus: str
+    questions: str
+    """As `rottrain eval` takes them."""
 
     @classmethod
-    def begin(
+    def begin(  # noqa: PLR0913 -- keyword-only settings, as the command has them
         cls,
         part: str,
         *,
@@ -52,6 +54,7 @@ class Job:
         commit: str | None = None,
         base: str = "tiny",
         corpus: str = "toy:6-8",
+        questions: str | None = None,
     ) -> Self:
         """Start the clock, and say what is measured on."""
         job = cls(
@@ -62,6 +65,7 @@ class Job:
             ends=time.monotonic() + (seconds or float("inf")),
             base=base,
             corpus=corpus,
+            questions=questions or corpus,
         )
         job.write(figure="machine", commit=commit or _commit(), size=size, **job.machine())
         return job

@@ -49,7 +49,7 @@ def run(job: Job) -> None:
 
 def _data(job: Job, work: Path) -> Mapping[str, Any]:
     """Strips in cells, and each latent encoded alone."""
-    corpus = ("--corpus", "toy") if job.corpus.partition(":")[0] == "toy" else ()
+    corpus = _named(job.corpus)
     drawn = command(
         job, "rotdata", "render", job.corpus, *corpus, "--limit", job.size.learn_rows, "--cells", 6, "--align-steps",
         "--num-proc", max(1, min(8, os.cpu_count() or 1)), "--out", work / "strips",
@@ -100,13 +100,17 @@ def _trained(outcome: Mapping[str, Any]) -> dict[str, Any]:
 
 def _asked(job: Job, checkpoint: Path, mode: str) -> dict[str, Any]:
     """Accuracy on questions that were not learnt from."""
-    named = ("--corpus", "toy") if job.corpus.partition(":")[0] == "toy" else ()
     [found] = command(
-        job, "rottrain", "eval", checkpoint, job.corpus, *named, "--split", "test", "--limit", job.size.questions,
-        "--modes", mode, "--batch-size", 250, "--max-cot-tokens", 128,
+        job, "rottrain", "eval", checkpoint, job.questions, *_named(job.questions), "--split", "test", "--limit",
+        job.size.questions, "--modes", mode, "--batch-size", 250, "--max-cot-tokens", 128,
     )  # fmt: skip
     kept = ("n", "accuracy", "interval", "reasoning_tokens", "seconds_per_question")
     return {name: found[name] for name in kept if name in found}
+
+
+def _named(source: str) -> tuple[str, ...]:
+    """Toy problems are not recognised, as files are."""
+    return ("--corpus", "toy") if source.partition(":")[0] == "toy" else ()
 
 
 def command(job: Job, program: str, *words: object) -> Any:
