@@ -22,6 +22,8 @@ Chain = Literal["own", "steps"]
 
 MOST_CHARACTERS = 10_000
 MOST_NUMBERS = 30
+LARGEST_DOUBTFUL = 6
+"""What counts people and days that a question may leave unsaid is no larger."""
 TOO_LARGE = "it is no word problem: more than 10,000 characters, 30 numbers, or 15 digits of one"
 NO_EQUATIONS = "its chain has no equations"
 UNREADABLE = "an equation of its chain can't be read"
@@ -57,6 +59,7 @@ def wording_of(row: Row, chain: Chain = "own", *, largest: int | None = None) ->
     cot = reading.chain(row.cot, chain)
     answer = reading.answer(row.answer.strip())
     question.check_use(reading)
+    reading.check_factors()
     if not question.drawn or reading.last not in question.varies:
         raise Unusable(FIXED)
     return Wording(
@@ -270,6 +273,10 @@ class _Reading:
         self.used: set[int] = set()
         """Places of operands."""
         self._results: set[int] = set()
+        self._uses: Counter[int] = Counter()
+        """How often each place is an operand."""
+        self._factors: set[int] = set()
+        """Places that multiply or divide."""
         self._scales: dict[int, int] = {}
         self._literals: Counter[Value] = Counter()
         """How often each number is written in an equation."""
@@ -387,8 +394,24 @@ class _Reading:
         """Apply the signs at the end that bind as strongly, back to a parenthesis."""
         while signs and signs[-1] != "(" and _RANK[signs[-1]] >= rank:
             right, left = operands.pop(), operands.pop()
+            sign = signs.pop()
             self.used |= {left, right}
-            operands.append(self._question.step(signs.pop(), left, right))
+            self._uses.update((left, right))
+            self._factors |= {"*": {left, right}, "/": {right}}.get(sign, set())
+            operands.append(self._question.step(sign, left, right))
+
+    def check_factors(self) -> None:
+        """Raise Unusable for a small number that multiplies or divides, and is used more often than it is stated.
+
+        Of one that is stated, or computed, once, the second may be another that nobody states: two days, two friends.
+        """
+        if self.is_annotated:
+            return
+        question = self._question
+        stated = Counter(question.stated.values())
+        for place in self._factors & question.varies:
+            if question.values[place] <= LARGEST_DOUBTFUL and self._uses[place] > max(1, stated[place]):
+                raise Unusable(AMBIGUOUS)
 
     def _literal(self, number: str) -> int:
         """The place of what a number of an equation means."""

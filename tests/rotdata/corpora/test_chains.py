@@ -139,6 +139,11 @@ def test_a_number_of_a_row_with_an_equation_that_is_not_used_stays_and_keeps_its
         (row("Ann had 5 figs and 7 nuts.", "A third of it, that is <<5+7=12>>12.", "12"), chains.IN_PROSE),
         (row("Ann buys 2 bags of 2 figs, and 7 nuts.", "<<2+2=4>> <<4+7=11>>", "11"), chains.AMBIGUOUS),
         (row("50% of the figs went.", "<<50/100=0.5>>", "0.5"), chains.FIXED),
+        (
+            row("He pays $40, 5% tax. He and a friend split it.", "<<40*.05=2>> <<40+2=42>> <<42/2=21>>", "21"),
+            chains.AMBIGUOUS,
+        ),
+        (row("He and a friend stay 3 days at $50 each.", "<<3*50=150>> <<150*3=450>>", "450"), chains.AMBIGUOUS),
         (row("Ann had 2 figs and 7 nuts.", "Add those two numbers to 2+7 = <<2+7=9>>9.", "9"), chains.IN_PROSE),
         (row("Ann had 5 figs. " * 700, "<<5+5=10>>", "10"), chains.TOO_LARGE),
         (row("1 2 3 " * 11, "<<2+3=5>>", "5"), chains.TOO_LARGE),
