@@ -12,14 +12,14 @@ from rotdata.errors import UsageError
 from rotdata.rendering.style import StripStyle
 from rotdata.runs import pipeline
 from rotdata.runs.embedding import EmbedSettings
-from rotdata.runs.pipeline import DEFAULT_ROWS_PER_SHARD, Summary, TooLong
+from rotdata.runs.pipeline import DEFAULT_ROWS_PER_SHARD, Fallback, Summary, TooLong
 from rotdata.runs.resumable import Mode
 from rotdata.shards.targets import TargetSettings
 
 _PLAIN = StripStyle()
 
 
-def render_corpus(
+def render_corpus(  # noqa: PLR0913 -- keyword-only settings, as the command has them
     source: str | Path | corpora.Source | corpora.Rows,
     out: str | Path,
     *,
@@ -27,6 +27,8 @@ def render_corpus(
     rows_per_shard: int = DEFAULT_ROWS_PER_SHARD,
     max_latents: int | None = None,
     too_long: TooLong = "reject",
+    max_boxes: float | None = None,
+    fallback: Fallback = "auto",
     num_proc: int = 1,
     overwrite: bool = False,
     **reading: Any,
@@ -34,7 +36,9 @@ def render_corpus(
     """Draw every row of a corpus into a folder of strips, as `rotdata render` does; the same call resumes.
 
     `source` is a file, a folder, a Hub dataset, `toy`, or rows in memory: mappings or `rotdata.Row`s from a list, a
-    generator or a `datasets.Dataset`. `reading` are further fields of `rotdata.Source`: corpus, split, limit, fields.
+    generator or a `datasets.Dataset`. A row with a greater share of boxes, characters without a glyph, than
+    `max_boxes`, by default a tenth, is rejected; with the fallback "auto", fonts of this machine draw what a style that
+    names none lacks of the corpus. `reading` are further fields of `rotdata.Source`: corpus, split, limit, fields.
     Raises SourceError, OutputOccupied, UsageError, Interrupted.
     """
     with corpora.opened(source, **reading) as rows:
@@ -45,6 +49,8 @@ def render_corpus(
             rows_per_shard=rows_per_shard,
             max_latents=pipeline.most_latents(style) if max_latents is None else max_latents,
             too_long=too_long,
+            max_boxes=max_boxes,
+            fallback=fallback,
             num_proc=num_proc,
             mode=Mode(overwrite=overwrite),
         )

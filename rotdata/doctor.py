@@ -14,7 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from rotdata.rendering.fallback import EAST_ASIAN, PACKAGES, fonts_for
 from rotdata.rendering.fonts import shipped_fonts, shipped_sha256
+from rotdata.rendering.strips import StripStyle, renderer
 from rotdata.version import __version__
 
 Status = Literal["ok", "note", "problem"]
@@ -52,6 +54,7 @@ def examine() -> Iterator[Finding]:
     yield from _libraries()
     yield from _extras()
     yield _fonts()
+    yield _east_asian_fonts()
     yield _disk("free disk here", Path.cwd(), "choose an --out on a larger disk, or a smaller corpus (rotdata plan)")
     yield from _devices()
     yield _hub()
@@ -91,6 +94,18 @@ def _fonts() -> Finding:
             remedy="install the package again: strips drawn now would have another fingerprint",
         )
     return Finding(name="fonts", status="ok", found=f"{len(found)} shipped, as listed in SHA256SUMS")
+
+
+def _east_asian_fonts() -> Finding:
+    some = dict.fromkeys(EAST_ASIAN, 1)
+    names = fonts_for(some)
+    lacking = "".join(renderer(StripStyle(fallback=names)).stand_ins(some)["missing"])
+    return Finding(
+        name="fonts for Chinese, Japanese, Korean",
+        status="note" if lacking else "ok",
+        found=f"{', '.join(names) or 'none'}{f', without {lacking}' if names and lacking else ''}",
+        remedy=f"to draw these, install {PACKAGES}" if lacking else "",
+    )
 
 
 def _devices() -> Iterator[Finding]:

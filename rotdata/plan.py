@@ -12,7 +12,7 @@ import shutil
 import tempfile
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, get_args
@@ -23,6 +23,7 @@ from rotdata import corpora
 from rotdata.corpora.tokens import TokenCounter
 from rotdata.encoders.models import ModelFolder
 from rotdata.errors import SourceError, UnknownModel
+from rotdata.rendering.fallback import with_fallback
 from rotdata.rendering.strips import MissingGlyph, StripStyle, renderer
 from rotdata.runs import pipeline
 from rotdata.runs.embedding import EmbedSettings
@@ -43,6 +44,7 @@ POOLS = (1, 2, 4)
 
 _FIRST_PROBED, _PROBED_STRIPS = 8, 64
 _QUICK_S = 1.0
+_HEAD = 1000  # rows by which fallback fonts are chosen
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,6 +116,8 @@ def plan(
     """Measure `source` and probe this machine; nothing stays on disk. Raises SourceError, UnknownModel."""
     source = corpora.resolve(source)
     total = _hub_rows(source) if source.revision else None
+    head = replace(source, limit=min(source.limit or _HEAD, _HEAD))
+    style = with_fallback(style, corpora.survey(head).characters)
     measured = _measure(source, style, max_latents, counter, HUB_SAMPLE if source.revision else None)
     read = measured.rows + measured.rejects
     scale = 1.0 if total is None else max(1.0, min(total, source.limit or total) / max(1, read))
@@ -209,7 +213,7 @@ def _measure(
             count = draw.count_latents(row.cot)
         except MissingGlyph:
             count = max_latents + 1
-        if count > max_latents:
+        if count > max_latents or draw.boxes(row.cot).total() > pipeline.DEFAULT_MAX_BOXES * len(row.cot):
             found.rejects += 1
             continue
         if found.rows % spacing == 0:

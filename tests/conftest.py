@@ -18,10 +18,12 @@ import pytest
 from hypothesis import settings
 
 from rotdata.corpora import Source
-from rotdata.rendering.strips import StripStyle
+from rotdata.rendering import fonts
+from rotdata.rendering.strips import StripStyle, renderer
 from rotdata.runs import pipeline
 from rotdata.runs.embedding import EmbedSettings
 from tests.helpers import Result, StandInEncoder
+from tests.squares import NAME, save_squares
 
 settings.register_profile("facts", deadline=None, derandomize=True, database=None)
 settings.load_profile("facts")
@@ -67,6 +69,34 @@ def rot_data() -> Path:
     if not folder:
         pytest.skip("ROT_DATA names no folder of real corpora")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def squares_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The file of a font with a few East Asian characters, in a folder that XDG_DATA_HOME may name."""
+    folder = tmp_path_factory.mktemp("data") / "fonts"
+    folder.mkdir()
+    return save_squares(folder / "squares.ttf")
+
+
+@pytest.fixture
+def squares(squares_file: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """The name of that font, on a machine that has no other, for processes that this one starts as well."""
+    monkeypatch.setenv("XDG_DATA_HOME", str(squares_file.parents[1]))
+    monkeypatch.setattr(fonts, "_system_folders", lambda: [squares_file.parent])
+    fonts.installed_fonts.cache_clear()
+    yield NAME
+    fonts.installed_fonts.cache_clear()
+
+
+@pytest.fixture
+def no_installed_fonts(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A machine that has the shipped fonts alone."""
+    monkeypatch.setattr(fonts, "_system_folders", list)
+    fonts.installed_fonts.cache_clear()
+    renderer.cache_clear()
+    yield
+    fonts.installed_fonts.cache_clear()
 
 
 @pytest.fixture(scope="session")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated, Any, Literal
 
 import typer
@@ -69,6 +70,13 @@ def render(
         Literal["fallback", "box", "error"],
         typer.Option(help="A character the font lacks: another font, a box, a reject."),
     ] = "fallback",
+    fallback: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="A font for what the others lack, again for more; auto chooses installed ones by coverage; none.",
+            show_default="auto",
+        ),
+    ] = None,
     split: Annotated[str, typer.Option(help="Split of the dataset; also names the shards.")] = "train",
     config: DatasetConfig = None,
     limit: Limit = None,
@@ -97,6 +105,15 @@ def render(
     too_long: Annotated[
         Literal["reject", "truncate", "split"], typer.Option(help="What becomes of rows with more latents.")
     ] = "reject",
+    max_boxes: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Share of a row's characters without a glyph beyond which it is rejected.",
+            show_default="0.1",
+        ),
+    ] = None,
     num_proc: Annotated[int, typer.Option(max=MOST_PROCESSES, help="Processes that draw.")] = 1,
     check_ocr: Annotated[int, typer.Option(min=0, help="Read this many strips back by OCR and count the errors.")] = 0,
     max_rejects: MaxRejects = 0.01,
@@ -125,6 +142,7 @@ def render(
         latex=latex,
         asymptote=asymptote,
     )
+    choice = _choice(fallback)
     by_cells: dict[str, Any] = {"font": font, "font_size_px": font_size, "padding_px": padding}
     style = StripStyle(
         **{name: value for name, value in by_cells.items() if value is not None},
@@ -133,6 +151,7 @@ def render(
         foreground=background if inverted else foreground,
         background=foreground if inverted else background,
         on_missing=on_missing,
+        fallback=() if choice else tuple(fallback or ()),
         kerning=kerning,
         letter_spacing_px=letter_spacing,
         cells=cells,
@@ -144,6 +163,9 @@ def render(
     )
     most = pipeline.most_latents(style) if max_latents is None else max_latents
     options: dict[str, Any] = {"rows_per_shard": rows_per_shard, "max_latents": most, "too_long": too_long}
+    options["fallback"] = choice or "none"
+    if max_boxes is not None:
+        options["max_boxes"] = max_boxes
     if dry_run:
         manifest = pipeline.plan_render(corpora.resolve(rows), style, **options)
         print_plan(manifest, out, as_json=json_)
@@ -157,7 +179,30 @@ def render(
         say(
             f"{found.strips} strips read back: {found.errors} of {found.characters} characters wrong ({found.rate:.2%})"
         )
+    if summary.rows_rejected and summary.missing and style.on_missing == "fallback":
+        _say_fonts(summary.missing)
     finish(summary, out, max_rejects, as_json=json_, more={"legibility": found.as_json()} if found else {})
+
+
+def _say_fonts(missing: dict[str, int]) -> None:
+    """Which fonts would draw what had none."""
+    from rotdata.rendering.fallback import fonts_for, remedy
+
+    names = [f"--fallback {shlex.quote(name)}" for name in fonts_for(missing)]
+    add = f"{' '.join(names)} would help: it is installed here" if names else remedy(missing)
+    say(f"for the characters in no font: {add}")
+
+
+def _choice(fallback: list[str] | None) -> Literal["auto", "none"] | None:
+    """How fallback fonts are chosen, where none is named."""
+    from rotdata.errors import UsageError
+
+    words = [name for name in fallback or ["auto"] if name in ("auto", "none")]
+    if not words:
+        return None
+    if len(fallback or words) > 1:
+        raise UsageError(f"--fallback {words[0]} stands alone: leave it out, or the fonts")
+    return "auto" if words[0] == "auto" else "none"
 
 
 def _height(height: int | None, model: str | None) -> int:

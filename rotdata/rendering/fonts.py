@@ -8,7 +8,7 @@ import os
 import re
 import struct
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
@@ -111,10 +111,11 @@ def shipped_fonts() -> tuple[FontFace, ...]:
     return tuple(sorted(faces, key=lambda face: face.name))
 
 
-def fallback_chain(primary: FontFace) -> tuple[FontFace, ...]:
-    """`primary` and after it the faces that stand in for its missing characters."""
+def fallback_chain(primary: FontFace, last: Sequence[str] = ()) -> tuple[FontFace, ...]:
+    """`primary` and after it the faces that stand in for its missing characters, those named `last` at the end."""
     rest = (find_font(name) for name in FALLBACK_CHAIN)
-    return (primary, *(face for face in rest if face.path != primary.path))
+    chain = (primary, *(face for face in rest if face.path != primary.path))
+    return tuple(dict.fromkeys((*chain, *map(find_font, last))))
 
 
 def shipped_sha256() -> Iterator[tuple[str, str]]:
@@ -243,7 +244,7 @@ def _face_name(font: TTFont, path: Path) -> str:
     return name.removesuffix(" Book").removesuffix(" Regular")
 
 
-@cache
+@lru_cache(maxsize=32)  # some 5 MB each where a font has all of Chinese, and a machine may have a hundred such
 def _coverage(path: Path, index: int) -> frozenset[int]:
     from fontTools.ttLib import TTFont, TTLibError
 

@@ -7,6 +7,7 @@ them are joined by joining their bytes.
 from __future__ import annotations
 
 import unicodedata
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
@@ -47,7 +48,7 @@ class Glyphs:
     def __init__(self, style: StripStyle) -> None:
         """Choose fonts and baseline. Raises UnknownFont, or UsageError for a font higher than the strip."""
         self.style = style
-        self.faces: tuple[FontFace, ...] = fallback_chain(find_font(style.font))
+        self.faces: tuple[FontFace, ...] = fallback_chain(find_font(style.font), style.fallback)
         self.boxed: set[str] = set()
         """Characters met so far that stand as boxes."""
         self.substituted: set[str] = set()
@@ -93,6 +94,13 @@ class Glyphs:
             if spelling(character, "") is None and (rank := self._rank(character)) != 0:
                 found["missing" if rank is None else "substituted"][character] = count
         return found
+
+    def boxes(self, text: str) -> Counter[str]:
+        """The characters of `text` that stand as boxes, with their counts."""
+        self.spell(text)
+        if self.boxed.isdisjoint(text):
+            return Counter()
+        return Counter({character: count for character, count in Counter(text).items() if character in self.boxed})
 
     def measure(self, character: str, face: FontFace, size_px: int) -> Glyph:
         """The glyph of a character at a size. Its advance is hinted, in whole pixels, and without letter spacing."""

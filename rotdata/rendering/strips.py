@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property, lru_cache
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rotdata.rendering.cells import steps_of
-from rotdata.rendering.fonts import font_size_for_cells
+from rotdata.rendering.fonts import find_font, font_size_for_cells
 from rotdata.rendering.glyphs import Glyphs, MissingGlyph
 from rotdata.rendering.lines import CellLine, Line, ProportionalLine
 from rotdata.rendering.png import encode_png
@@ -164,6 +165,10 @@ class Renderer:
         """The "missing" and the "substituted" among a corpus' characters, with their counts; nothing is drawn."""
         return self._glyphs.stand_ins(characters)
 
+    def boxes(self, text: str) -> Counter[str]:
+        """The characters of `text` that stand as boxes, with their counts. Raises MissingGlyph."""
+        return self._glyphs.boxes(text)
+
     @cached_property
     def glyph_sha256(self) -> str:
         """Hash of the printable ASCII glyphs as drawn here: it differs where another FreeType rasterises otherwise."""
@@ -176,6 +181,10 @@ class Renderer:
         style = asdict(self.style) | {"font": faces[0].name}
         if not self.style.align_steps:
             del style["align_steps"]  # strips from before there was such a thing keep their fingerprint
+        if self.style.fallback:
+            style["fallback"] = [find_font(name).name for name in self.style.fallback]
+        else:
+            del style["fallback"]
         fonts: dict[str, str] = {}
         for rank, face in enumerate(faces):  # another release of a shipped font has its name, not its hash
             fonts[f"{face.name} (fallback {rank})" if face.name in fonts else face.name] = face.sha256

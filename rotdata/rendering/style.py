@@ -49,6 +49,8 @@ class StripStyle:
     background: int = 255
     on_missing: OnMissing = "fallback"
     """A character the font lacks: try the fallback fonts and then draw a box, draw a box at once, or raise."""
+    fallback: tuple[str, ...] = ()
+    """Fonts, named as `font` is, for what neither it nor the shipped ones have, in this order."""
     kerning: Kerning = "none"
     """With pairs, the font's kern table moves the letters of a word; spaces and GPOS tables play no part."""
     letter_spacing_px: int = 0
@@ -68,6 +70,9 @@ class StripStyle:
     def __post_init__(self) -> None:
         """Raise UsageError for values that can't make a strip, UnknownFont where cells ask for the size of a font."""
         self._fill_in()
+        object.__setattr__(self, "fallback", tuple(self.fallback))  # a manifest has a list
+        if self.fallback and self.on_missing != "fallback":
+            raise UsageError(f"fallback fonts go with on_missing fallback, not with {self.on_missing}: name none")
         if self.height_px < 8 or self.font_size_px < 4 or self.padding_px < 0:
             raise UsageError(
                 f"height {self.height_px} px, font {self.font_size_px} px, padding {self.padding_px} px can't be "

@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 
 from rotdata import corpora, shards
 from rotdata.encoders import LazyEncoder, default_device, patches_that_fit, placement
 from rotdata.encoders.models import HUB_MODELS, find_model
-from rotdata.errors import ShardError, ShardMismatch, UsageError
+from rotdata.errors import ShardMismatch, UsageError
+from rotdata.rendering.fallback import remedy, with_fallback
 from rotdata.rendering.png import encode_png
 from rotdata.rendering.strips import MissingGlyph, Renderer, Strip, StripStyle, renderer
 from rotdata.runs import resumable
@@ -25,10 +26,14 @@ if TYPE_CHECKING:
 
 DEFAULT_ROWS_PER_SHARD = 1000
 DEFAULT_MAX_LATENTS = 4096
+DEFAULT_MAX_BOXES = 0.1
+ANY_BOXES = 1.0
 
 TooLong = Literal["reject", "truncate", "split"]
+Fallback = Literal["auto", "none"]
 Engine = Literal["local", "ray"]
 
+_NAMED = 5  # characters without a glyph that a reject names
 _AS_THEY_ARE = EmbedSettings()
 _NOTHING = resumable.Ran()
 
@@ -60,7 +65,7 @@ class Summary:
     """Characters that a fallback font draws, and how often the corpus has them."""
 
 
-def render(
+def render(  # noqa: PLR0913 -- keyword-only settings, as the command has them
     source: corpora.Source,
     style: StripStyle,
     out: Path,
@@ -68,23 +73,42 @@ def render(
     rows_per_shard: int = DEFAULT_ROWS_PER_SHARD,
     max_latents: int = DEFAULT_MAX_LATENTS,
     too_long: TooLong = "reject",
+    max_boxes: float | None = None,
+    fallback: Fallback = "auto",
     num_proc: int = 1,
     mode: resumable.Mode = resumable.RESUME,
 ) -> Summary:
     """Draw every row of `source` into strip shards in `out`. Raises SourceError, OutputOccupied, Interrupted, ...
 
-    The bytes do not depend on `num_proc`.
+    A row with a greater share of boxes than `max_boxes` is rejected: a tenth, or as an earlier run in `out` has it.
+    With the fallback "auto" fonts are chosen for what a style that names none lacks of the corpus, or are those of an
+    earlier run. The bytes do not depend on `num_proc`.
     """
     if num_proc < 1:
         raise UsageError(f"--num-proc counts processes and is at least 1, got {num_proc}")
     source = corpora.resolve(source)
-    manifest = plan_render(source, style, rows_per_shard=rows_per_shard, max_latents=max_latents, too_long=too_long)
+    earlier = resumable.earlier(out, mode)
+    if earlier is not None:
+        if max_boxes is None:
+            max_boxes = earlier.settings.get("max_boxes", ANY_BOXES)
+        if fallback == "auto" and not style.fallback:
+            style, fallback = replace(style, fallback=earlier.style["style"].get("fallback", ())), "none"
+    style, manifest = _plan(
+        source,
+        style,
+        rows_per_shard=rows_per_shard,
+        max_latents=max_latents,
+        too_long=too_long,
+        max_boxes=DEFAULT_MAX_BOXES if max_boxes is None else max_boxes,
+        fallback=fallback,
+    )
     out = resumable.place(out, manifest, mode)
+    most_boxes = manifest.settings.get("max_boxes", ANY_BOXES)
     batches = enumerate(_batches(corpora.read(source), rows_per_shard))
 
     def job(shard: int) -> _RenderJob:
         rows = next((batch for index, batch in batches if index == shard), [])
-        return _RenderJob(shard, out / manifest.shard_file(shard), rows, style, max_latents, too_long)
+        return _RenderJob(shard, out / manifest.shard_file(shard), rows, style, max_latents, too_long, most_boxes)
 
     workers = resumable.Workers(makers=[_render_shards] * num_proc, job=job)
     work = workers if num_proc > 1 else resumable.here(_render_shards, job)
@@ -104,27 +128,60 @@ def plan_render(
     rows_per_shard: int = DEFAULT_ROWS_PER_SHARD,
     max_latents: int = DEFAULT_MAX_LATENTS,
     too_long: TooLong = "reject",
+    max_boxes: float = DEFAULT_MAX_BOXES,
+    fallback: Fallback = "auto",
 ) -> shards.Manifest:
     """What `render` would make, without drawing: one pass over the corpus. `source` is resolved."""
+    return _plan(
+        source,
+        style,
+        rows_per_shard=rows_per_shard,
+        max_latents=max_latents,
+        too_long=too_long,
+        max_boxes=max_boxes,
+        fallback=fallback,
+    )[1]
+
+
+def _plan(
+    source: corpora.Source,
+    style: StripStyle,
+    *,
+    rows_per_shard: int,
+    max_latents: int,
+    too_long: TooLong,
+    max_boxes: float,
+    fallback: Fallback,
+) -> tuple[StripStyle, shards.Manifest]:
+    """What is made, and in which style, the fallback fonts chosen."""
     if rows_per_shard < 1 or max_latents < 1:
         raise UsageError(f"rows per shard and max latents are at least 1, got {rows_per_shard} and {max_latents}")
-    draw = renderer(style)
+    if not 0 <= max_boxes <= ANY_BOXES:
+        raise UsageError(f"--max-boxes is a share of a row's characters, from 0 to 1, got {max_boxes:g}")
+    renderer(style)  # what is wrong with it is better said before the corpus is read
     survey = corpora.survey(source)
+    if fallback == "auto":
+        style = with_fallback(style, survey.characters)
+    draw = renderer(style)
     rows_in = survey.rows + survey.rejects
-    return shards.Manifest(
+    stand_ins = draw.stand_ins(survey.characters)
+    settings: dict[str, Any] = {"max_latents": max_latents, "too_long": too_long}
+    if stand_ins["missing"] and max_boxes < ANY_BOXES:
+        settings["max_boxes"] = max_boxes  # where there are none, it decides nothing
+    return style, shards.Manifest(
         kind="strips",
         corpus=source.corpus,
         split=source.split,
         source=corpora.describe(source),
         style=draw.fingerprint,
-        settings={"max_latents": max_latents, "too_long": too_long},
+        settings=settings,
         plan=shards.Plan(
             rows_in=rows_in, rows_per_shard=rows_per_shard, num_shards=max(1, -(-rows_in // rows_per_shard))
         ),
         survey={
             "duplicates": survey.duplicates,
             "duplicate_ids": survey.duplicate_ids,
-            **draw.stand_ins(survey.characters),
+            **stand_ins,
         },
     )
 
@@ -212,6 +269,7 @@ class _RenderJob:
     style: StripStyle
     max_latents: int
     too_long: TooLong
+    max_boxes: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -242,7 +300,8 @@ def _render_shard(job: _RenderJob) -> resumable.Written:
             continue
         try:
             made = _draw(row, draw, job.max_latents, job.too_long)
-        except (MissingGlyph, _TooLong) as error:
+            _check_boxes(made, draw, job.max_boxes)
+        except (MissingGlyph, _Unfit) as error:
             rejects.append(resumable.Refused(id=row.id, reason=str(error)))
             continue
         truncated += int(made[-1].strip.spans[-1]) < len(made[-1].row.cot)
@@ -266,14 +325,14 @@ def _render_shard(job: _RenderJob) -> resumable.Written:
     return resumable.write(job.file, made_shard)
 
 
-class _TooLong(Exception):
-    """Why a row of too many latents can't be drawn."""
+class _Unfit(Exception):
+    """Why a row of too many latents or boxes is no strip."""
 
 
 def _draw(row: corpora.Row, draw: Renderer, max_latents: int, too_long: TooLong) -> list[_Drawn]:
     """The row with its strip, or its parts; what may be far too long is measured first.
 
-    Raises MissingGlyph, _TooLong.
+    Raises MissingGlyph, _Unfit.
     """
     if len(row.cot) <= 4 * max_latents:
         strip = draw.render(row.cot)
@@ -283,7 +342,7 @@ def _draw(row: corpora.Row, draw: Renderer, max_latents: int, too_long: TooLong)
     if count <= max_latents:
         return [_Drawn(row, draw.render(row.cot))]
     if too_long == "reject":
-        raise _TooLong(f"{count} latents, --max-latents is {max_latents}: --too-long truncate or split would keep it")
+        raise _Unfit(f"{count} latents, --max-latents is {max_latents}: --too-long truncate or split would keep it")
     if too_long == "truncate":
         return [_Drawn(row, draw.render(row.cot[: _fit(row.cot, draw, max_latents)]))]
     parts = list(_parts(row.cot, draw, max_latents))
@@ -291,11 +350,25 @@ def _draw(row: corpora.Row, draw: Renderer, max_latents: int, too_long: TooLong)
     return [_Drawn(part, draw.render(part.cot)) for part in rows]
 
 
+def _check_boxes(made: Sequence[_Drawn], draw: Renderer, max_boxes: float) -> None:
+    """Refuse a row that shows more boxes than it may. Raises _Unfit."""
+    if not any(each.strip.boxed for each in made):
+        return
+    shown = "".join(each.row.cot[: int(each.strip.spans[-1])] for each in made)
+    boxes = draw.boxes(shown)
+    if boxes.total() > max_boxes * len(shown):
+        named = ", ".join(f"U+{ord(character):04X}" for character, _ in boxes.most_common(_NAMED))
+        raise _Unfit(
+            f"{boxes.total()} of {len(shown)} characters have no glyph ({named}), --max-boxes is {max_boxes:g}: "
+            f"{remedy(boxes)}"
+        )
+
+
 def _fit(text: str, draw: Renderer, max_latents: int) -> int:
     """How many characters fit, at least one."""
     count = draw.fit(text, max_latents)
     if not count:
-        raise _TooLong(f"not even its first character fits --max-latents {max_latents}")
+        raise _Unfit(f"not even its first character fits --max-latents {max_latents}")
     return count
 
 
@@ -327,11 +400,8 @@ class Chosen:
 
 def chosen(out: Path) -> Chosen:
     """The choices of the embeddings in `out`, if there are any."""
-    try:
-        earlier = shards.Manifest.load(out)
-    except ShardError:  # none there, or a damaged one: the run itself will say so
-        return Chosen()
-    if earlier.encoder is None:
+    earlier = resumable.earlier(out)
+    if earlier is None or earlier.encoder is None:
         return Chosen()
     return Chosen(
         dtype=earlier.encoder["dtype"],

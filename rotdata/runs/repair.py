@@ -67,6 +67,8 @@ def repair(folder: Path, origin: str | None, encoder: LazyEncoder | None = None)
         rows_per_shard=manifest.plan.rows_per_shard,
         max_latents=settings["max_latents"],
         too_long=settings["too_long"],
+        max_boxes=settings.get("max_boxes", pipeline.ANY_BOXES),
+        fallback="none",  # beyond the style's own
     )
 
 

@@ -147,8 +147,23 @@ def place(out: Path, manifest: shards.Manifest, mode: Mode) -> Path:
         raise OutputOccupied(
             f"{out} holds a whole run, merged already perhaps: leave --shard out, or choose another --out"
         )
+    manifest.part = list(mode.part)
+    return _folder(out, mode)
+
+
+def earlier(out: Path, mode: Mode = RESUME) -> shards.Manifest | None:
+    """What an earlier run has left for this one to go on with; None where there is nothing, or nothing readable."""
+    try:
+        return None if mode.overwrite else shards.Manifest.load(_folder(out, mode))
+    except ShardError:  # the run itself will say so
+        return None
+
+
+def _folder(out: Path, mode: Mode) -> Path:
+    """Where a run writes."""
+    if mode.part is None:
+        return out
     index, count = mode.part
-    manifest.part = [index, count]
     return out / f"part-{index:05d}-of-{count:05d}"
 
 

@@ -51,6 +51,14 @@ def test_a_missing_library_is_a_problem_and_a_missing_extra_is_not(monkeypatch: 
     )
 
 
+def test_fonts_for_chinese_are_named_or_where_to_get_them(request: pytest.FixtureRequest) -> None:
+    name = "fonts for Chinese, Japanese, Korean"
+    request.getfixturevalue("squares")
+    assert (findings()[name].status, findings()[name].found) == ("ok", "Squares")
+    request.getfixturevalue("no_installed_fonts")
+    assert (findings()[name].status, "apt install" in findings()[name].remedy) == ("note", True)
+
+
 def test_a_changed_font_is_a_problem(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = shutil.copytree(fonts._fonts_folder(), tmp_path / "fonts")
     (folder / "DejaVuSansMono.ttf").write_bytes((folder / "DejaVuSans.ttf").read_bytes())

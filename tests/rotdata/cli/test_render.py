@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -30,6 +33,66 @@ def test_characters_without_a_glyph_are_told_on_stderr(run_rotdata: Run, tmp_pat
     result = run_rotdata("render", file, "--corpus", "generic", "--out", tmp_path / "out", "--json")
     assert "1 characters in no font: \N{CRAB} U+1F980 (1)" in result.err
     assert json.loads(result.out)["missing"] == {"\N{CRAB}": 1}
+
+
+CHINESE = {"question": "q", "cot": "数学計算 = 1", "answer": "1"}
+
+
+@pytest.mark.parametrize(
+    ("options", "kept"),
+    [
+        ((), True),
+        (("--fallback", "auto"), True),
+        (("--fallback", "squares", "--fallback", "mono"), True),
+        (("--fallback", "none"), False),
+        (("--on-missing", "box"), False),
+    ],
+)
+def test_fallback_fonts_are_named_chosen_or_none(
+    run_rotdata: Run, tmp_path: Path, squares: str, options: tuple[str, ...], kept: bool
+) -> None:
+    file = write_jsonl(tmp_path / "rows.jsonl", [CHINESE])
+    result = run_rotdata("render", file, "--out", tmp_path / "out", *options, "--json")
+    assert (result.code, json.loads(result.out)["rows_out"]) == (0 if kept else 3, int(kept))
+    assert (f"--fallback {squares} would help" in result.err) == (options == ("--fallback", "none"))
+    named = [squares, "DejaVu Sans Mono"] if "mono" in options else [squares]
+    assert Manifest.load(tmp_path / "out").style["style"].get("fallback") == (named if kept else None)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--fallback", "nosuch"), "unknown font 'nosuch'"),
+        (("--fallback", "none", "--fallback", "mono"), "--fallback none stands alone"),
+        (("--fallback", "mono", "--on-missing", "box"), "not with box"),
+        (("--max-boxes", "2"), "--max-boxes"),
+    ],
+)
+def test_fallback_fonts_that_can_not_be_are_refused(
+    run_rotdata: Run, tmp_path: Path, options: tuple[str, ...], message: str
+) -> None:
+    result = run_rotdata("render", "toy", "--limit", 1, "--out", tmp_path / "out", *options)
+    assert result.code != 0
+    assert message in result.err
+
+
+@pytest.mark.usefixtures("no_installed_fonts")
+def test_where_no_font_has_them_the_package_is_named(run_rotdata: Run, tmp_path: Path) -> None:
+    result = run_rotdata("render", write_jsonl(tmp_path / "rows.jsonl", [CHINESE]), "--out", tmp_path / "out")
+    assert result.code == 3
+    assert "for the characters in no font: install a font that has them, fonts-noto-cjk" in result.err
+    assert "fonts-noto-cjk" in (tmp_path / "out" / "rejects.jsonl").read_text()
+
+
+def test_a_font_that_is_gone_is_named_by_a_fresh_process(run_rotdata: Run, tmp_path: Path, squares: str) -> None:
+    out = tmp_path / "out"
+    run_rotdata("render", write_jsonl(tmp_path / "rows.jsonl", [CHINESE]), "--out", out)
+    run_rotdata("embed", out, "--out", tmp_path / "shards")
+    environment = os.environ | {"XDG_DATA_HOME": str(tmp_path), "HOME": str(tmp_path)}
+    command = [sys.executable, "-m", "rotdata", "preview", str(tmp_path / "shards")]
+    gone = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert gone.returncode == 2
+    assert f"unknown font '{squares}'" in gone.stderr
 
 
 def test_the_same_command_again_prints_the_same_counts(run_rotdata: Run, tmp_path: Path) -> None:

@@ -24,6 +24,7 @@ from rotdata.rendering import lines
 from rotdata.rendering.fonts import find_font, shipped_fonts
 from rotdata.rendering.png import decode_png
 from rotdata.rendering.strips import MissingGlyph, Renderer, Strip, StripStyle, font_size_for_cells, render, renderer
+from tests.squares import NAME, WIDE
 
 MARGIN_PX = 64
 SANS = StripStyle()
@@ -700,6 +701,7 @@ OTHER_VALUES: dict[str, Any] = {
     "foreground": 40,
     "background": 200,
     "on_missing": "box",
+    "fallback": (NAME,),
     "kerning": "pairs",
     "letter_spacing_px": 1,
     "cells": 3,
@@ -718,11 +720,12 @@ BESIDE: dict[str, dict[str, Any]] = {
 
 
 @pytest.mark.parametrize("knob", [field.name for field in dataclasses.fields(StripStyle)])
+@pytest.mark.usefixtures("squares")
 def test_every_knob_changes_pixels_and_fingerprint(knob: str) -> None:
     plain = dataclasses.replace(SANS, **BESIDE.get(knob, {}))
     other = dataclasses.replace(plain, **{knob: OTHER_VALUES[knob]})
     only_maths = chr(min(find_font("DejaVu Math TeX Gyre").coverage - find_font("DejaVu Sans").coverage))
-    text = f"two\nlines AV {only_maths}"
+    text = f"two\nlines AV {only_maths}{WIDE[0]}"
     mine, theirs = render(text, plain).pixels, render(text, other).pixels
     assert mine.shape != theirs.shape or (mine != theirs).any()
     fingerprints = [renderer(style).fingerprint for style in (plain, other)]

@@ -25,7 +25,7 @@ from rotdata.corpora import Row, Source, read
 from rotdata.encoders import CallTooLarge, LazyEncoder, Placement, load_encoder
 from rotdata.encoders.models import find_model
 from rotdata.encoders.patches import reference_resize
-from rotdata.errors import Interrupted, OutputOccupied, ShardError, ShardMismatch, SourceError, UsageError
+from rotdata.errors import Interrupted, OutputOccupied, ShardError, ShardMismatch, SourceError, UnknownFont, UsageError
 from rotdata.rendering.png import decode_png, encode_png
 from rotdata.rendering.strips import StripStyle, render
 from rotdata.runs import pipeline, resumable
@@ -152,7 +152,7 @@ def test_characters_without_a_glyph_of_their_own_are_reported(tmp_path: Path, ou
     style = StripStyle(font="DejaVu Sans Mono")
     cots = [f"{CRAB}1", f"2{only_maths}", f"{CRAB}3"]
     file = write_jsonl(tmp_path / "rare.jsonl", [PLAIN | {"cot": cot} for cot in cots])
-    summary = pipeline.render(Source(location=str(file), corpus="generic"), style, out)
+    summary = pipeline.render(Source(location=str(file), corpus="generic"), style, out, max_boxes=1)
     assert (summary.missing, summary.substituted) == ({CRAB: 2}, {only_maths: 1})
     assert Manifest.load(out).survey["missing"] == {CRAB: 2}
 
@@ -258,10 +258,107 @@ def test_a_corpus_whose_rows_are_all_rejected_leaves_whole_shards(tmp_path: Path
 def test_a_row_of_every_awkward_text_passes_through(tmp_path: Path, out: Path) -> None:
     cots = ["a\x00b", "\u202eabc", "e\u0301" * 50, "\t\r\n-", f"{CRAB}" * 30, "<script>", "\N{N-ARY SUMMATION}" * 9]
     file = write_jsonl(tmp_path / "awkward.jsonl", [PLAIN | {"cot": cot} for cot in cots])
-    assert pipeline.render(Source(location=str(file), corpus="generic"), STYLE, out).rows_out == len(cots)
+    assert pipeline.render(Source(location=str(file), corpus="generic"), STYLE, out, max_boxes=1).rows_out == len(cots)
     assert pipeline.embed(out, StandInEncoder(), tmp_path / "embedded").rows_out == len(cots)
     [group] = EmbeddingShards(tmp_path / "embedded")
     assert group.cots == cots
+
+
+@pytest.fixture
+def boxy(tmp_path: Path) -> Source:
+    """Four rows of ten characters, of which none, one, two and all have no glyph."""
+    cots = [CRAB * boxes + "3" * (10 - boxes) for boxes in (0, 1, 2, 10)]
+    file = write_jsonl(tmp_path / "boxy.jsonl", [PLAIN | {"id": str(len(cot)), "cot": cot} for cot in cots])
+    return Source(location=str(file), corpus="generic")
+
+
+@pytest.mark.parametrize(("most", "kept"), [(0, 1), (None, 2), (0.1, 2), (0.2, 3), (1, 4)])
+def test_a_row_with_a_greater_share_of_boxes_is_rejected(
+    boxy: Source, out: Path, most: float | None, kept: int
+) -> None:
+    summary = pipeline.render(boxy, STYLE, out, max_boxes=most)
+    assert (summary.rows_out, summary.rows_rejected) == (kept, 4 - kept)
+    reasons = [reject["reason"] for reject in read_rejects(out)]
+    assert all("of 10 characters have no glyph (U+1F980), --max-boxes is" in reason for reason in reasons)
+    assert verify(out)[1] == []
+
+
+def test_the_boxes_of_a_row_in_parts_are_those_of_the_whole(tmp_path: Path, out: Path) -> None:
+    rows = [PLAIN | {"cot": "word " * 20 + CRAB * 5 + end} for end in ("", CRAB * 20)]
+    source = Source(location=str(write_jsonl(tmp_path / "rows.jsonl", rows)), corpus="generic")
+    summary = pipeline.render(source, STYLE, out, max_latents=4, too_long="split")
+    assert summary.rows_rejected == 1
+    [file] = out.glob("*.parquet")
+    ids = pq.read_table(file).column("id").to_pylist()
+    assert {row_id.partition("-part")[0] for row_id in ids} == {"generic-train-000000"}
+
+
+def test_the_share_of_boxes_is_a_setting_only_where_there_are_any(boxy: Source, out: Path, tmp_path: Path) -> None:
+    render_toy(out)
+    assert "max_boxes" not in Manifest.load(out).settings
+    pipeline.render(boxy, STYLE, tmp_path / "boxes")
+    assert Manifest.load(tmp_path / "boxes").settings["max_boxes"] == 0.1
+
+
+def test_a_run_from_before_there_was_a_share_of_boxes_goes_on_as_it_began(boxy: Source, out: Path) -> None:
+    pipeline.render(boxy, STYLE, out, max_boxes=1)  # as it was always done then
+    [file] = out.glob("*.parquet")
+    file.unlink()
+    assert pipeline.render(boxy, STYLE, out).rows_out == 4
+    with pytest.raises(OutputOccupied, match=r"settings.max_boxes: 0.5 \| None"):
+        pipeline.render(boxy, STYLE, out, max_boxes=0.5)
+    assert pipeline.render(boxy, STYLE, out, mode=resumable.Mode(overwrite=True)).rows_out == 2
+
+
+def test_a_share_of_boxes_beyond_0_to_1_is_refused(boxy: Source, out: Path) -> None:
+    with pytest.raises(UsageError, match="--max-boxes is a share"):
+        pipeline.render(boxy, STYLE, out, max_boxes=10)
+
+
+CHINESE = PLAIN | {"cot": "数学計算＝乙"}
+
+
+def test_fallback_fonts_are_chosen_by_the_corpus_and_kept(
+    squares: str, tmp_path: Path, out: Path, request: pytest.FixtureRequest
+) -> None:
+    file = write_jsonl(tmp_path / "rows.jsonl", [CHINESE, PLAIN, CHINESE])
+    source = Source(location=str(file), corpus="generic")
+    summary = pipeline.render(source, STYLE, out, rows_per_shard=1)
+    assert (summary.rows_out, summary.missing, summary.substituted["数"]) == (0 + 1, {"＝": 2}, 2)
+    assert Manifest.load(out).style["style"]["fallback"] == [squares]
+    whole = contents(out)
+    for again in ({}, {"style": dataclasses.replace(STYLE, fallback=(squares,))}):
+        next(out.glob("*-00000-*.parquet")).unlink()
+        pipeline.render(source, again.get("style", STYLE), out, rows_per_shard=1)
+        assert contents(out) == whole
+    with pytest.raises(OutputOccupied, match="style.fallback: None"):
+        pipeline.render(source, STYLE, out, rows_per_shard=1, fallback="none")
+    request.getfixturevalue("no_installed_fonts")
+    with pytest.raises(UnknownFont, match=f"unknown font '{squares}'"):
+        pipeline.render(source, STYLE, out, rows_per_shard=1)
+
+
+@pytest.mark.usefixtures("squares")
+def test_parts_and_processes_choose_the_same_fallback_fonts(tmp_path: Path, out: Path) -> None:
+    rows = [PLAIN | {"cot": f"{number}: 数学計算"} for number in range(6)]
+    source = Source(location=str(write_jsonl(tmp_path / "rows.jsonl", rows)), corpus="generic")
+    pipeline.render(source, STYLE, out, rows_per_shard=2, num_proc=2)
+    parts = tmp_path / "parts"
+    for part in ((1, 2), (2, 2)):
+        pipeline.render(source, STYLE, parts, rows_per_shard=2, mode=resumable.Mode(part=part))
+    resumable.merge(parts)
+    assert contents(parts) == contents(out)
+    assert Manifest.load(out).total("rows") == 6
+
+
+@pytest.mark.usefixtures("squares")
+def test_a_run_from_before_there_were_fallback_fonts_goes_on_without(tmp_path: Path, out: Path) -> None:
+    source = Source(location=str(write_jsonl(tmp_path / "rows.jsonl", [CHINESE])), corpus="generic")
+    pipeline.render(source, STYLE, out, max_boxes=1, fallback="none")
+    whole = contents(out)
+    next(out.glob("*.parquet")).unlink()
+    pipeline.render(source, STYLE, out)
+    assert contents(out) == whole
 
 
 # Embedding.
