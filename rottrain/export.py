@@ -24,6 +24,7 @@ from rotdata.encoders import quiet_loading
 from rotdata.encoders.models import ModelFolder, find_model
 from rotdata.errors import CheckpointError, OutputOccupied, UsageError
 from rotdata.shards import is_leftover, remove_leftovers, write_atomically
+from rotdata.shards.files import file_sha256
 from rottrain.config import LoraSettings, from_dict
 from rottrain.generation.generate import MAX_ANSWER_TOKENS, MAX_COT_TOKENS, default_budget
 from rottrain.model import checkpoints, tensors
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 CARD = "README.md"
 SCRIPTS = ("use.py", "custom_generate/generate.py")
+_HASHED = ("*.safetensors", "adapter_config.json")
+"""What has learnt; checkpoint/ has hashes of its own."""
 _UNFINISHED = ".export.tmp"
 """What is exported, as long as it is."""
 _PROCESSOR = (
@@ -156,6 +159,7 @@ def _write(checkpoint: Path, config: CheckpointConfig, folder: ModelFolder, out:
         (out / name).parent.mkdir(exist_ok=True)
         write_atomically(out / name, _script(name))
     write_atomically(out / CARD, words.encode())
+    settings["files"] = {file.name: file_sha256(file) for kind in _HASHED for file in sorted(out.glob(kind))}
     write_atomically(out / SETTINGS, (json.dumps(settings, indent=2, ensure_ascii=False) + "\n").encode())
 
 

@@ -202,7 +202,8 @@ def load_config(folder: Path) -> CheckpointConfig:
         _check_parts(config)
     except (records.Misfit, UsageError) as problem:
         raise CheckpointError(f"{file}: {problem}: {AGAIN}") from problem
-    if config.format_version == FORMAT_VERSION and (config.files is None or checksum != _checksum(content)):
+    hashed = config.format_version == FORMAT_VERSION or config.files is not None or checksum is not None
+    if hashed and (config.files is None or checksum != _checksum(content)):
         raise CheckpointError(f"{file} does not match its own checksum: it was damaged or edited; {AGAIN}")
     _check_spoken_of(folder, config)
     return config

@@ -8,18 +8,21 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
 
 from rotdata.encoders.models import ModelFolder, find_model
 from rotdata.errors import CheckpointError, UnknownModel
+from rotdata.shards.files import file_sha256
 from rottrain.config import Precision
 from rottrain.model import checkpoints
 from rottrain.model.backbone import Backbone
 from rottrain.model.checkpoints import CheckpointConfig
 from rottrain.model.precision import load_backbone
+from rottrain.model.tensors import AGAIN
 
 Weights = Literal["adapter", "whole"]
 
@@ -39,6 +42,8 @@ class Trained:
     weights: Weights = "adapter"
     base: str | None = None
     """How an exported adapter names its base model."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """SHA-256 of exported weights; of an export of an earlier release, which did not keep them, none."""
 
     @classmethod
     def find(cls, name: Path | str) -> Trained:
@@ -55,16 +60,16 @@ class Trained:
         file = found.path / SETTINGS
         try:
             settings = json.loads(file.read_text(encoding="utf-8"))
-            weights, base = settings["weights"], settings["base"]
+            weights, base, files = settings["weights"], settings["base"], settings.get("files", {})
         except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
             raise CheckpointError(f"{file} is none that `rottrain export` writes ({error!r}): export again") from error
-        if weights not in ("adapter", "whole") or not isinstance(base, str | None):
+        if weights not in ("adapter", "whole") or not isinstance(base, str | None) or not isinstance(files, dict):
             raise CheckpointError(f"{file} is none that `rottrain export` writes: export again")
         if not (found.path / CHECKPOINT).is_dir():
             raise CheckpointError(
                 f"{found.path} has no {CHECKPOINT} folder: it is incomplete, or of an earlier release; export again"
             )
-        return cls(found.path / CHECKPOINT, found, weights, base)
+        return cls(found.path / CHECKPOINT, found, weights, base, files)
 
     @cached_property
     def config(self) -> CheckpointConfig:
@@ -76,6 +81,8 @@ class Trained:
 
         Raises CheckpointError if the two don't belong together, UnknownModel.
         """
+        for name in self.files:
+            self.check(name)
         whole = self.exported is not None and self.weights == "whole"
         named = model or self.base or self.config.model
         folder = self.exported if whole and self.exported is not None else find_model(named)
@@ -94,6 +101,13 @@ class Trained:
         else:
             checkpoints.load_adapter(self.exported.path, backbone)
         return backbone
+
+    def check(self, name: str) -> None:
+        """Raise CheckpointError if a file of exported weights is not what was written."""
+        assert self.exported is not None
+        file = self.exported.path / name
+        if not (file.is_file() and file_sha256(file) == self.files[name]):
+            raise CheckpointError(f"{file} is not what was written, but missing, damaged or another file: {AGAIN}")
 
     def load_base(self, trained: Backbone, *, model: str | None = None) -> Backbone:
         """The model before it was trained, in the precision of `trained`. Raises CheckpointError, UnknownModel."""

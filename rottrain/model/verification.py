@@ -11,6 +11,7 @@ from rotdata.errors import CheckpointError
 from rotdata.shards import Mismatch
 from rottrain.model import checkpoints, tensors
 from rottrain.model.checkpoints import BOOK, CLASSES, CONFIG, HEAD, PROBE, CheckpointConfig
+from rottrain.model.trained import Trained
 
 _LOADS: dict[str, Callable[[Path, CheckpointConfig], Any]] = {
     HEAD: checkpoints.load_head,
@@ -34,7 +35,12 @@ class Verified:
 
 
 def verify(folder: Path) -> Verified:
-    """Compare hashes, and see that weights are finite and fit together. Raises CheckpointError if nothing is there."""
+    """Compare hashes, and see that weights are finite and fit together. Raises CheckpointError if nothing is there.
+
+    Of an exported folder, its checkpoint and the weights beside it.
+    """
+    trained = Trained.find(folder)
+    folder = trained.folder
     try:
         config = checkpoints.load_config(folder)
     except CheckpointError as error:
@@ -47,6 +53,8 @@ def verify(folder: Path) -> Verified:
     for name, load in _LOADS.items():
         if name not in damaged and not (name == HEAD and config.head is None):
             found += [Mismatch(name, problem) for problem in _told(load, folder, config)]
+    found += [Mismatch(name, problem) for name in trained.files for problem in _told(trained.check, name)]
+    names += trained.files
     return Verified(stage=config.stage, files=1 + len(names), hashed=config.files is not None, mismatches=found)
 
 

@@ -132,3 +132,16 @@ def test_an_export_of_an_earlier_release_is_refused(tmp_path: Path) -> None:
     (tmp_path / SETTINGS).write_text('{"weights": "whole", "base": null}')
     with pytest.raises(CheckpointError, match="has no checkpoint folder: it is incomplete, or of an earlier release"):
         Trained.find(tmp_path)
+
+
+def test_damaged_weights_of_an_export_are_refused_and_named(adapter: Path, tmp_path: Path, run_rottrain: Run) -> None:
+    assert run_rottrain("verify", adapter).code == 0
+    damaged = Path(shutil.copytree(adapter, tmp_path / "damaged"))
+    file = damaged / "adapter_model.safetensors"
+    content = bytearray(file.read_bytes())
+    content[-100] ^= 1
+    file.write_bytes(content)
+    said = f"{file} is not what was written, but missing, damaged or another file"
+    assert_refused(run_rottrain("generate", damaged, QUESTION, "--budget", 1), 1, said)
+    found = run_rottrain("verify", damaged)
+    assert (found.code, said in found.out) == (4, True)

@@ -114,13 +114,23 @@ def test_no_command_uses_a_damaged_checkpoint(
     assert_refused(run_rottrain(*arguments[command]), 1, f"{folder / name} is not what was written")
 
 
+def reads_the_same(file: Path, content: bytes) -> bool:
+    """Whether a file stands for the same values: the last digit of a number may be more than a float holds."""
+    try:
+        return bool(json.loads(file.read_bytes()) == json.loads(content))
+    except ValueError:
+        return False
+
+
 def test_any_flipped_bit_of_a_config_is_seen(copy_of: Callable[[str], Path], run_rottrain: Run) -> None:
     folder = copy_of("stage2_checkpoint")
     content = (folder / CONFIG).read_bytes()
-    for place in range(0, len(content), 37):
+    version = content.index(b'"format_version": 3') + len(b'"format_version": ')  # a bit from one without hashes
+    for place in (version, *range(0, len(content), 37)):
         flip(folder / CONFIG, place)
-        with pytest.raises(CheckpointError):
-            checkpoints.load_config(folder)
+        if not reads_the_same(folder / CONFIG, content):
+            with pytest.raises(CheckpointError):
+                checkpoints.load_config(folder)
         (folder / CONFIG).write_bytes(content)
     (folder / CONFIG).write_bytes(content.replace(b'"budget": null', b'"budget": 7'))
     found = run_rottrain("verify", folder)
