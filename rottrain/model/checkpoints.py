@@ -193,8 +193,7 @@ def load_config(folder: Path) -> CheckpointConfig:
         content = records.read(file, remedy=AGAIN)
     except FileNotFoundError:
         raise CheckpointError(
-            f"no finished checkpoint in {folder}: train it with `rottrain stage1`, `stage2` or `sft`; one on the Hub "
-            "has to be fetched first"
+            f"no finished checkpoint in {folder}: train it with `rottrain stage1`, `stage2` or `sft`"
         ) from None
     checksum = _check_version(folder, content)
     config = records.as_record(CheckpointConfig, content, file, remedy=AGAIN)

@@ -47,15 +47,15 @@ class Trained:
 
     @classmethod
     def find(cls, name: Path | str) -> Trained:
-        """What lies in a folder, or is OWNER/NAME[@REVISION] on the Hub. Raises CheckpointError, UnknownModel."""
-        place = Path(name).expanduser()
+        """What lies in a folder, or is OWNER/NAME[@REVISION] on the Hub. Raises CheckpointError."""
+        place = Path(name)
         if _is_part(place):
             place = place.parent
-        if place.exists() or not _ON_HUB.fullmatch(str(name)):
-            found = ModelFolder(name=place.resolve().name, path=place, revision=None)
+        if _is_there(place) or not _ON_HUB.fullmatch(str(name)):
+            found = ModelFolder(name=place.absolute().name, path=place, revision=None)
         else:
-            found = find_model(str(name))
-        if not (found.path / SETTINGS).exists():
+            found = _on_hub(str(name))
+        if not _is_there(found.path / SETTINGS):
             return cls(found.path)
         file = found.path / SETTINGS
         try:
@@ -131,7 +131,7 @@ class Trained:
 
 def check_not_exported(folder: Path) -> None:
     """Raise CheckpointError for a folder that can be asked but not trained on, or exported again."""
-    if (folder / SETTINGS).exists() or _is_part(folder):
+    if _is_there(folder / SETTINGS) or _is_part(folder):
         raise CheckpointError(
             f"{folder} was exported: training goes on, and exports are made, from the checkpoint that it was made of"
         )
@@ -139,7 +139,23 @@ def check_not_exported(folder: Path) -> None:
 
 def _is_part(folder: Path) -> bool:
     """Whether a folder is the checkpoint within an exported one, which lacks what the language model has learnt."""
-    return folder.name == CHECKPOINT and (folder.parent / SETTINGS).exists()
+    return folder.name == CHECKPOINT and _is_there(folder.parent / SETTINGS)
+
+
+def _is_there(path: Path) -> bool:
+    """Whether there is such a file or folder; one that can't be named or looked at is not there."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def _on_hub(name: str) -> ModelFolder:
+    """What the Hub has under a name. Raises CheckpointError."""
+    try:
+        return find_model(name)
+    except UnknownModel as error:
+        raise CheckpointError(f"there is no folder {name} here, and no checkpoint on the Hub: {error}") from error
 
 
 def load_text_model(

@@ -90,7 +90,7 @@ def test_a_corpus_in_gives_the_result_that_the_command_prints(
 
 
 def test_what_is_no_checkpoint_is_refused_with_what_to_do(tiny_folder: Path) -> None:
-    with pytest.raises(CheckpointError, match="no finished checkpoint in owner/name.*on the Hub has to be fetched"):
+    with pytest.raises(CheckpointError, match="no folder owner/name here, and no checkpoint on the Hub: .*be fetched"):
         rottrain.RoT.from_pretrained("owner/name")
-    with pytest.raises(CheckpointError, match="holds a model, not a checkpoint.*the script on its card"):
+    with pytest.raises(CheckpointError, match="holds a model, not a checkpoint: name the folder"):
         rottrain.RoT.from_pretrained(tiny_folder)
