@@ -16,10 +16,10 @@ import torch
 from bench.gpu import embed, generate, learn, smoke, train
 from bench.gpu.graphs import Stepper
 from bench.gpu.job import Job
+from rotdata.encoders.models import find_model
 from rottrain.generation import rollout
 from rottrain.generation.decoding import decode, greedy
 from rottrain.model.backbone import Backbone
-from rottrain.model.head import ProjectionHead
 from tests.helpers import REPOSITORY, Result
 from tests.rottrain.samples import as_batch, random_examples, random_head
 
@@ -176,7 +176,9 @@ def test_a_part_that_crashes_or_hangs_loses_nothing(tmp_path: Path, monkeypatch:
 
 
 @torch.no_grad()
-def test_a_stepper_thinks_and_speaks_as_the_loop_does(backbone: Backbone, head: ProjectionHead) -> None:
+def test_a_stepper_thinks_and_speaks_as_the_loop_does(tiny_folder: Path) -> None:
+    backbone = Backbone.load(find_model(str(tiny_folder)), dtype=torch.float32, device="cpu")
+    head = random_head(backbone.width)
     backbone.model.model.language_model.set_attn_implementation("sdpa")  # as on a GPU
     batch = as_batch(backbone, random_examples(backbone))
     prompt = rollout.read_prompt(backbone, batch["prompt_ids_BP"], batch["prompt_mask_BP"])
@@ -194,15 +196,3 @@ def test_a_stepper_thinks_and_speaks_as_the_loop_does(backbone: Backbone, head: 
     assert stepper.more_tokens(3).tolist() == [row.ids for row in said]
     expected = rollout.unroll(backbone, head, prompt, 6).latents_BKD
     torch.testing.assert_close(stepper.latents(prompt), expected)  # nothing is left of what came before
-
-
-@pytest.fixture
-def backbone(tiny_folder: Path) -> Backbone:
-    from rotdata.encoders.models import find_model
-
-    return Backbone.load(find_model(str(tiny_folder)), dtype=torch.float32, device="cpu")
-
-
-@pytest.fixture
-def head(backbone: Backbone) -> ProjectionHead:
-    return random_head(backbone.width)
