@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from tqdm import tqdm
 
@@ -164,8 +163,8 @@ def plot(stats: Stats, file: Path) -> None:
 def _batches(folder: Path, manifest: shards.Manifest) -> Iterator[tuple[list[str], list[int], list[NDArray[np.int32]]]]:
     """Texts, numbers of latents and spans, some rows at a time."""
     for entry in manifest.entries:
-        with pq.ParquetFile(folder / entry.file) as file:
-            for batch in file.iter_batches(batch_size=_ROWS_PER_BATCH, columns=["cot", "num_latents", "spans"]):
+        for group in shards.read_groups(folder, manifest, entry, ["cot", "num_latents", "spans"]):
+            for batch in group.to_batches(max_chunksize=_ROWS_PER_BATCH):
                 spans = batch.column("spans")
                 if spans.null_count:
                     raise ShardError(f"{folder} holds resized strips without spans: no latent has characters there")

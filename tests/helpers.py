@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,6 +38,20 @@ def assert_refused(result: Result, code: int, message: str) -> None:
     assert [line for line in result.err.splitlines() if line.startswith("error: ")] == [result.err.splitlines()[-1]]
     assert "Traceback" not in result.err
     assert result.out == ""
+
+
+def run_installed(program: str, *arguments: object, **environment: str) -> Result:
+    """Run the console script in a process of its own."""
+    done = subprocess.run(
+        [Path(sys.executable).with_name(program), *map(str, arguments)],
+        cwd=REPOSITORY,
+        env=os.environ | environment,
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    return Result(done.returncode, done.stdout, done.stderr)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

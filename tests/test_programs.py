@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from importlib import import_module
@@ -14,28 +13,13 @@ import typer.main
 
 import rotdata
 from rotdata.cli.options import MOST_PROCESSES
-from tests.helpers import REPOSITORY
+from tests.helpers import REPOSITORY, Result, run_installed
 
 pytestmark = pytest.mark.parametrize("program", ["rotdata", "rottrain"])
 
 
-def installed(program: str, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
-    """Run the console script in a process of its own."""
-    script = Path(sys.executable).with_name(program)
-    return subprocess.run(
-        [script, *arguments],
-        cwd=REPOSITORY,
-        env=os.environ | environment,
-        check=True,
-        capture_output=True,
-        text=True,
-        timeout=60,
-    )
-
-
 def test_the_version_is_one_line(program: str) -> None:
-    said = installed(program, "--version")
-    assert (said.stdout, said.stderr) == (f"{program} {rotdata.__version__}\n", "")
+    assert run_installed(program, "--version") == Result(0, f"{program} {rotdata.__version__}\n", "")
 
 
 def test_a_module_says_the_program_s_name(program: str) -> None:
@@ -54,10 +38,10 @@ def test_completion_of_the_running_shell_is_shown(program: str) -> None:
 def test_the_shell_completes_commands_and_options(program: str) -> None:
     command, option = {"rotdata": ("embed", "--store"), "rottrain": ("stage1", "--shards")}[program]
     asking = {f"_{program.upper()}_COMPLETE": "complete_bash"}
-    found = installed(program, **asking, COMP_WORDS=f"{program} {command[:-1]}", COMP_CWORD="1")
-    assert command in found.stdout.split()
-    found = installed(program, **asking, COMP_WORDS=f"{program} {command} {option[:-1]}", COMP_CWORD="2")
-    assert option in found.stdout.split()
+    found = run_installed(program, **asking, COMP_WORDS=f"{program} {command[:-1]}", COMP_CWORD="1")
+    assert (found.code, command in found.out.split()) == (0, True)
+    found = run_installed(program, **asking, COMP_WORDS=f"{program} {command} {option[:-1]}", COMP_CWORD="2")
+    assert (found.code, option in found.out.split()) == (0, True)
 
 
 def test_no_command_starts_processes_beyond_number(program: str) -> None:

@@ -61,7 +61,7 @@ def describe(folder: Path, manifest: Manifest, *, repo: str, config: str, renew_
     """What there is to say of a finished folder. Raises ShardError."""
     counts = Counter[int]()
     for entry in manifest.entries:
-        counts.update(shards.read_table(folder, entry, ["num_latents"]).column("num_latents").to_pylist())
+        counts.update(shards.read_table(folder, manifest, entry, ["num_latents"]).column("num_latents").to_pylist())
     columns = ["id", "question", "cot", "answer", "spans", *(["image"] if manifest.kind == "strips" else [])]
     row = next(shards.sample(folder, manifest, 1, columns), None)
     return Section(

@@ -12,7 +12,7 @@ from tqdm import tqdm
 
 from rotdata import shards
 from rotdata.errors import OutputOccupied, ShardError
-from rotdata.hub.client import HubError, check_repo, explained, tidy
+from rotdata.hub.client import HubError, check_repo, explained
 from rotdata.hub.remote import LARGEST_READ, HubFiles, find_folder
 from rotdata.shards import MANIFEST, REJECTS, Manifest
 
@@ -49,7 +49,6 @@ def pull(
         _check_room(out, files, missing)
         try:
             _fetch(files, missing, out)
-            _check_columns(out, files, manifest)
         finally:
             shutil.rmtree(out / _PARTIAL, ignore_errors=True)
         if not manifest.total("rejected"):
@@ -165,20 +164,6 @@ def _fetch(files: HubFiles, missing: Sequence[_Wanted], out: Path) -> None:
                     "pushed again"
                 )
             arrived.replace(out / each.name)
-
-
-def _check_columns(out: Path, files: HubFiles, manifest: Manifest) -> None:
-    """Raise ShardError for a shard that has other columns than its kind."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    for entry in manifest.entries:
-        try:
-            columns = pq.read_schema(out / entry.file)
-        except (OSError, pa.ArrowException) as error:
-            raise ShardError(f"{files}/{entry.file} is no Parquet file ({tidy(str(error))}): don't trust it") from None
-        if not columns.equals(manifest.schema):
-            raise ShardError(f"{files}/{entry.file} has other columns than {manifest.kind} have: don't trust it")
 
 
 def _forwarding(bar: tqdm) -> type[tqdm]:

@@ -15,6 +15,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from zlib_ng import zlib_ng
 
+from rotdata.errors import ShardError
+
 _LEVEL = 3
 
 
@@ -35,9 +37,20 @@ def encode_png(pixels: NDArray[np.uint8]) -> bytes:
 
 
 def decode_png(content: bytes) -> NDArray[np.uint8]:
-    """The grey pixels [H, W] of a PNG of ours."""
-    with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
-        return np.asarray(image.convert("L"))
+    """The grey pixels [H, W] of a PNG. Raises ShardError if it is none that can be read."""
+    try:
+        with Image.open(io.BytesIO(content), formats=["PNG"]) as image:
+            return np.asarray(image.convert("L"))
+    except (
+        OSError,
+        SyntaxError,
+        ValueError,
+        EOFError,
+        struct.error,
+        zlib.error,
+        Image.DecompressionBombError,
+    ) as error:
+        raise ShardError(f"a picture can't be read ({error}): make its shard again") from error
 
 
 def _chunk(kind: bytes, content: bytes) -> bytes:

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from rotdata.errors import UsageError
 from rotdata.rendering.cells import steps_of
 from rotdata.rendering.fonts import find_font, font_size_for_cells
 from rotdata.rendering.glyphs import Glyphs, MissingGlyph
@@ -36,6 +37,7 @@ __all__ = [
     "render",
     "renderer",
     "renderer_as",
+    "style_of",
 ]
 
 
@@ -84,9 +86,17 @@ def renderer(style: StripStyle) -> Renderer:
     return Renderer(style)
 
 
+def style_of(fingerprint: Mapping[str, Any]) -> StripStyle:
+    """The style that a fingerprint is of. Raises UsageError for one that this release does not know."""
+    try:
+        return StripStyle(**fingerprint["style"])
+    except TypeError as error:
+        raise UsageError(f"the strips were drawn in a style of another release ({error}): upgrade this one") from error
+
+
 def renderer_as(fingerprint: Mapping[str, Any]) -> Renderer | None:
     """The renderer that a fingerprint is of; None if fonts, Pillow or FreeType here draw otherwise."""
-    draw = renderer(StripStyle(**fingerprint["style"]))
+    draw = renderer(style_of(fingerprint))
     return draw if draw.fingerprint["sha256"] == fingerprint["sha256"] else None
 
 

@@ -16,6 +16,7 @@ from collections import Counter, OrderedDict, deque
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -103,9 +104,10 @@ class EmbedShards:
         with ThreadPoolExecutor(_READ_AHEAD) as readers, ThreadPoolExecutor(_WRITERS) as writers:
             written: deque[Future[tuple[int, resumable.Written]]] = deque()
             tower = _Tower(self.encoder, self.settings)
+            origin = shards.Manifest.load(self.strips)
             failure: Exception | None = None
             try:
-                for read in _ahead(readers, self._read, jobs):
+                for read in _ahead(readers, partial(self._read, origin), jobs):
                     encoded = yield from tower.launch(read)
                     written.append(writers.submit(self._write, encoded))
                     while len(written) > _WRITERS or (written and written[0].done()):
@@ -123,9 +125,9 @@ class EmbedShards:
             if failure:
                 raise failure
 
-    def _read(self, job: EmbedJob) -> _Read:
+    def _read(self, origin: shards.Manifest, job: EmbedJob) -> _Read:
         """A strip shard, every different picture of it decoded once."""
-        table = shards.read_table(self.strips, job.entry, intact=True)
+        table = shards.read_table(self.strips, origin, job.entry, intact=True)
         pngs = [image["bytes"] for image in table.column("image").to_pylist()]
         failed: dict[bytes, GeometryError] = {}
         pictures: dict[bytes, NDArray[np.uint8]] = {}

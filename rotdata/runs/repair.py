@@ -15,7 +15,7 @@ from rotdata import corpora, shards
 from rotdata.encoders.patches import ResizeLimits, latent_pictures, reference_resize
 from rotdata.errors import ShardMismatch, UsageError
 from rotdata.rendering.png import decode_png
-from rotdata.rendering.strips import Renderer, StripStyle, renderer_as
+from rotdata.rendering.strips import Renderer, renderer_as, style_of
 from rotdata.runs import pipeline
 from rotdata.runs.embedding import EmbedSettings
 from rotdata.shards.targets import TargetSettings, restore, shorten
@@ -62,7 +62,7 @@ def repair(folder: Path, origin: str | None, encoder: LazyEncoder | None = None)
     settings = manifest.settings
     return pipeline.render(
         source,
-        StripStyle(**manifest.style["style"]),
+        style_of(manifest.style),
         folder,
         rows_per_shard=manifest.plan.rows_per_shard,
         max_latents=settings["max_latents"],

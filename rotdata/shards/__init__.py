@@ -21,7 +21,7 @@ from rotdata.shards.files import (
     write_atomically,
 )
 from rotdata.shards.manifest import SCHEMA_VERSION, Kind, Manifest, Plan, ShardEntry
-from rotdata.shards.reader import EmbeddedRows, EmbeddingShards, Texts, read_table, sample
+from rotdata.shards.reader import EmbeddedRows, EmbeddingShards, Texts, read_groups, read_table, sample
 from rotdata.shards.rejects import read_rejects, reject_line, rejects_by_shard, rejects_sha256, write_rejects
 from rotdata.shards.schema import embedding_schema, strip_schema
 from rotdata.shards.targets import Context
@@ -55,6 +55,7 @@ __all__ = [
     "is_shard_file",
     "listed",
     "locked",
+    "read_groups",
     "read_rejects",
     "read_table",
     "reject_line",

@@ -16,16 +16,59 @@ import pyarrow as pa
 from rotdata.errors import ShardError
 from rotdata.shards.files import MANIFEST, Files, LocalFiles, write_atomically
 from rotdata.shards.schema import embedding_schema, strip_schema
-from rotdata.shards.targets import Context, Store
+from rotdata.shards.targets import Context, Longer, Store
 
 SCHEMA_VERSION = 1
 Kind = Literal["strips", "embeddings"]
 _SAFE_NAME = re.compile(r"\w[\w.-]*")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _LARGEST_COUNT = 1 << 63  # not reached
-_WIDEST = 1 << 20  # values of a latent
 _TOLD = "tower_values_sha256"
+_LARGEST_SIZE = 1 << 20  # pixels of a strip's height, values of a latent
 _DEEPEST = 32  # levels within a manifest, whose readers recurse
+_MOST_SHARDS = 10_000_000
+
+_STYLE: dict[str, Any] = {
+    "font": str,
+    "font_size_px": int,
+    "height_px": int,
+    "padding_px": int,
+    "line_break": str,
+    "foreground": int,
+    "background": int,
+    "on_missing": str,
+    "kerning": str,
+    "cells": int | None,
+    "begin_mark": str,
+    "end_mark": str,
+    "layout": Literal["line", "square"],
+    "square_px": int,
+}
+_ENCODER: dict[str, Any] = {
+    "model": str,
+    "revision": str | None,
+    "tower_sha256": str,
+    "output": str,
+    "factor": int,
+    "width": int,
+    "dtype": Literal["float32", "bfloat16"],
+}
+_SETTINGS: dict[str, Any] = {"max_latents": int, "too_long": Literal["reject", "truncate", "split"]}
+_EMBEDDING_SETTINGS: dict[str, Any] = _SETTINGS | {"patches_per_call": int, "store": Store}
+_OPTIONAL_SETTINGS: dict[str, Any] = {
+    "pool": int,
+    "max_stored_latents": int,
+    "longer": Longer,
+    "resize": list[int],
+    "attention": str,
+    "context": Context,
+}
+_SURVEY: dict[str, Any] = {
+    "duplicates": int,
+    "duplicate_ids": int,
+    "missing": dict[str, int],
+    "substituted": dict[str, int],
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -216,7 +259,7 @@ class Manifest:
         yield from _misfits(Manifest, [self])
         yield from _misfits(Plan, [self.plan])
         yield from _misfits(ShardEntry, self.shards.values())
-        if self.plan.rows_per_shard < 1 or self.plan.num_shards < 1:
+        if self.plan.rows_per_shard < 1 or not 0 < self.plan.num_shards <= _MOST_SHARDS:
             yield "plan"
         if self.part is not None and not (len(self.part) == 2 and 1 <= self.part[0] <= self.part[1]):
             yield "part"
@@ -224,14 +267,26 @@ class Manifest:
             yield "sha256"
         if (self.kind == "strips") != (self.encoder is None):
             yield "encoder"
+        yield from _misfitting("style", self.style, {"style": dict, "fonts": dict[str, str], "sha256": str})
+        yield from _misfitting("style.style", self.style["style"], _STYLE)
+        yield from _misfitting("settings", self.settings, _SETTINGS if self.encoder is None else _EMBEDDING_SETTINGS)
+        yield from _misfitting("settings", self.settings, _OPTIONAL_SETTINGS, optional=True)
+        yield from _misfitting("survey", self.survey, _SURVEY, optional=True)
+        yield from (f"survey.{name}" for name in self.survey.keys() - _SURVEY.keys())
+        if type(self.style["style"].get("letter_spacing_px")) is not int:  # which may be negative
+            yield "style.style.letter_spacing_px"
+        sizes = {"style.style.height_px": self.style["style"]["height_px"]}
         if self.encoder is not None:
-            width = self.encoder.get("width")
-            if type(width) is not int or not 0 < width <= _WIDEST:
-                yield "encoder.width"
-            if not _fits(self.store, Store):
-                yield "settings.store"
-            if not _fits(self.context, Context):
-                yield "settings.context"
+            yield from _misfitting("encoder", self.encoder, _ENCODER)
+            yield from _misfitting("encoder", self.encoder, {_TOLD: str}, optional=True)
+            sizes |= {f"encoder.{name}": self.encoder[name] for name in ("width", "factor")}
+        yield from (name for name, size in sizes.items() if not 0 < size <= _LARGEST_SIZE)
+        counts = ("max_latents", "patches_per_call", "pool", "max_stored_latents")
+        yield from (f"settings.{name}" for name in counts if self.settings.get(name, 1) < 1)
+        if "resize" in self.settings and len(self.settings["resize"]) != 2:
+            yield "settings.resize"
+        if self.settings.get("longer") == "resample" and "max_stored_latents" not in self.settings:
+            yield "settings.longer"
 
     def _strange_names(self) -> list[str]:
         """Names of shards that the plan would not give, and so may lie outside of the folder."""
@@ -274,6 +329,13 @@ def _misfits(kind: type, records: Iterable[Any]) -> Iterator[str]:
     return (name for record in records for name, expected in types if not _fits(getattr(record, name), expected))
 
 
+def _misfitting(name: str, found: dict[str, Any], types: dict[str, Any], *, optional: bool = False) -> Iterator[str]:
+    """Dotted names of what a dictionary of the manifest lacks, unless it may, or has of another type."""
+    for key, expected in types.items():
+        if not (_fits(found[key], expected) if key in found else optional):
+            yield f"{name}.{key}"
+
+
 def _fits(value: Any, expected: Any) -> bool:
     """Whether a value is of a field's type; an integer is a count, and true is none."""
     kind, inner = get_origin(expected) or expected, get_args(expected)
@@ -283,6 +345,8 @@ def _fits(value: Any, expected: Any) -> bool:
         return any(_fits(value, each) for each in inner)
     if kind is list:
         return isinstance(value, list) and all(_fits(each, inner[0]) for each in value)
+    if kind is dict and inner[1:] not in ((), (Any,)):
+        return isinstance(value, dict) and all(_fits(each, inner[1]) for each in value.values())
     if kind is int:
         return type(value) is int and 0 <= value < _LARGEST_COUNT
     return isinstance(value, kind)

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rotdata.errors import ShardError
 from rotdata.shards.files import MANIFEST, Files, LocalFiles
 from rotdata.shards.manifest import Manifest, ShardEntry
+from rotdata.shards.soundness import problems_of_file, problems_of_rows, values_of
 from rotdata.shards.targets import restore
 
 
@@ -55,14 +56,13 @@ class EmbeddedRows:
 
 
 def read_table(
-    folder: Path, entry: ShardEntry, columns: Sequence[str] | None = None, *, intact: bool = False
+    folder: Path, manifest: Manifest, entry: ShardEntry, columns: Sequence[str] | None = None, *, intact: bool = False
 ) -> pa.Table:
     """A finished shard as a table; with `intact`, only if it is byte for byte what the manifest says.
 
     Raises ShardError naming file and remedy.
     """
     path = folder / entry.file
-    wanted = None if columns is None else list(columns)
     try:
         source: Any = path
         if intact:
@@ -70,7 +70,21 @@ def read_table(
             if hashlib.sha256(content).hexdigest() != entry.sha256:
                 raise _unreadable(path, "its SHA-256 is not the manifest's")
             source = pa.BufferReader(content)
-        return pq.read_table(source, columns=wanted, page_checksum_verification=True)
+        with pq.ParquetFile(source, page_checksum_verification=True) as file:
+            return _sound(folder, manifest, entry, file, range(len(entry.row_groups)), columns)
+    except (OSError, pa.ArrowException) as error:
+        raise _unreadable(path, error) from error
+
+
+def read_groups(
+    folder: Path, manifest: Manifest, entry: ShardEntry, columns: Sequence[str] | None = None
+) -> Iterator[pa.Table]:
+    """The row groups of a finished shard, one after another. Raises ShardError as `read_table` does."""
+    path = folder / entry.file
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            for group in range(len(entry.row_groups)):
+                yield _sound(folder, manifest, entry, file, [group], columns)
     except (OSError, pa.ArrowException) as error:
         raise _unreadable(path, error) from error
 
@@ -83,7 +97,7 @@ def sample(folder: Path, manifest: Manifest, count: int, columns: Sequence[str])
     for entry in manifest.entries:
         here = wanted[(wanted >= first) & (wanted < first + entry.rows)] - first
         if len(here):
-            yield from read_table(folder, entry, columns).take(pa.array(here)).to_pylist()
+            yield from read_table(folder, manifest, entry, columns).take(pa.array(here)).to_pylist()
         first += entry.rows
 
 
@@ -143,11 +157,7 @@ class EmbeddingShards:
                     stream, metadata=self._footers.get(entry.file), page_checksum_verification=True, pre_buffer=False
                 )
                 self._footers[entry.file] = file.metadata
-                if not file.schema_arrow.equals(self.manifest.schema):
-                    raise ShardError(
-                        f"{self.folder}/{entry.file} has other columns than its manifest says: don't trust it"
-                    )
-                return file.read_row_group(group, columns=None if columns is None else list(columns))
+                return _sound(self.folder, self.manifest, entry, file, [group], columns)
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(f"{self.folder}/{entry.file}", error) from error
 
@@ -170,12 +180,32 @@ class EmbeddingShards:
             raise ShardError(f"{self.folder}/{MANIFEST} has row groups of {grouped} rows in a shard of {entry.rows}")
 
 
+def _sound(
+    folder: Path | Files,
+    manifest: Manifest,
+    entry: ShardEntry,
+    file: pq.ParquetFile,
+    groups: Sequence[int],
+    columns: Sequence[str] | None,
+) -> pa.Table:
+    """Row groups of a shard, if the file is what the manifest says and they hold what they must."""
+    wanted = None if columns is None else list(columns)
+    if (problem := next(problems_of_file(manifest, entry, file), None)) is None:
+        table = file.read_row_groups(list(groups), columns=wanted)
+        problem = next(problems_of_rows(manifest, table), None)
+        if problem is None:
+            return table
+    raise ShardError(
+        f"{folder}/{entry.file} is not what its manifest says ({problem}): don't trust it, or make it again"
+    )
+
+
 def rows_of(table: pa.Table, manifest: Manifest) -> EmbeddedRows:
-    """A table of an embedding shard as plain arrays. Raises ShardError for latents that are not as wide as all are."""
+    """A sound table of an embedding shard as plain arrays."""
     column = table.column("embedding").combine_chunks()
     if isinstance(column, pa.ChunkedArray):
         column = column.chunk(0) if column.num_chunks else pa.array([], type=column.type)
-    values = _values(column.values, manifest)
+    values = values_of(column.values, manifest)
     if "scale" in table.column_names:
         scales = table.column("scale").combine_chunks()
         scales = scales.chunk(0) if isinstance(scales, pa.ChunkedArray) and scales.num_chunks else scales
@@ -189,24 +219,6 @@ def rows_of(table: pa.Table, manifest: Manifest) -> EmbeddedRows:
         offsets=column.offsets.to_numpy().astype(np.int64),
         embedding_LD=values,
     )
-
-
-def _values(latents: pa.Array, manifest: Manifest) -> NDArray[Any]:
-    """The values of latents as they are stored, [L, D]: a view of Arrow's memory."""
-    if not pa.types.is_large_binary(latents.type):
-        vectors: NDArray[Any] = latents.values.to_numpy(zero_copy_only=True).reshape(-1, latents.type.list_size)
-        return vectors
-    assert manifest.encoder is not None
-    width, value = manifest.encoder["width"], np.dtype(manifest.store)
-    if not len(latents):
-        return np.empty((0, width), value)
-    _, ends, content = latents.buffers()
-    ends_L = np.frombuffer(ends, np.int64, len(latents) + 1, 8 * latents.offset)
-    if latents.null_count or (np.diff(ends_L) != width * value.itemsize).any():
-        raise ShardError(
-            f"latents of {manifest.name} are not {width} values of {value}: the shards were edited; make them again"
-        )
-    return np.frombuffer(content, value, len(latents) * width, int(ends_L[0])).reshape(-1, width)
 
 
 def _unreadable(path: Path | str, error: Exception | str) -> ShardError:

@@ -6,14 +6,15 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rotdata.errors import ShardError
 from rotdata.shards.files import MANIFEST, REJECTS, holds_bytes
 from rotdata.shards.manifest import Manifest, ShardEntry
-from rotdata.shards.reader import read_table, rows_of
 from rotdata.shards.rejects import read_rejects, reject_line, rejects_by_shard, rejects_sha256
+from rotdata.shards.soundness import problems_of_file, problems_of_rows
 
 _LISTED = 5
 
@@ -94,24 +95,26 @@ def _problems(folder: Path, manifest: Manifest, entry: ShardEntry) -> Iterator[s
     if not intact(folder, entry):
         yield f"{path.stat().st_size} bytes with another SHA-256 than the manifest's {entry.bytes} bytes"
         return
-    table = read_table(folder, entry)
-    metadata = pq.read_metadata(path)
-    row_groups = [metadata.row_group(group).num_rows for group in range(metadata.num_row_groups)]
-    if row_groups != entry.row_groups:
-        yield f"row groups of {row_groups}, the manifest says {entry.row_groups}"
-    if table.num_rows != entry.rows:
-        yield f"{table.num_rows} rows, the manifest says {entry.rows}"
-    latents = sum(table.column("num_latents").to_pylist())
-    if latents != entry.latents:
+    try:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
+            of_file = list(problems_of_file(manifest, entry, file))
+            yield from of_file
+            if not of_file:
+                yield from _problems_of_groups(manifest, entry, file)
+    except (OSError, pa.ArrowException) as error:
+        yield f"can't be read ({error})"
+
+
+def _problems_of_groups(manifest: Manifest, entry: ShardEntry, file: pq.ParquetFile) -> Iterator[str]:
+    """A shard's rows, a row group at a time."""
+    found: dict[str, list[int]] = {}
+    latents = 0
+    for group in range(len(entry.row_groups)):
+        table = file.read_row_group(group)
+        latents += pc.sum(table.column("num_latents")).as_py() or 0
+        for problem in problems_of_rows(manifest, table):
+            found.setdefault(problem, []).append(group)
+    if latents != entry.latents and not found:
         yield f"{latents} latents, the manifest says {entry.latents}"
-    if manifest.kind == "embeddings":
-        try:
-            rows = rows_of(table, manifest)
-        except ShardError as error:
-            yield str(error)
-            return
-        counted = np.diff(rows.offsets).tolist()
-        if counted != table.column("num_latents").to_pylist():
-            yield "num_latents differs from the embeddings' lengths"
-        if not np.isfinite(rows.embedding_LD).all():
-            yield "embeddings that are not finite"
+    for problem, groups in found.items():
+        yield problem if len(entry.row_groups) == 1 else f"{problem}, in row group {groups[0]}"

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
-from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,14 @@ from rotdata.corpora import Source
 from rotdata.encoders import LazyEncoder, Placement
 from rotdata.encoders.models import find_model
 from rotdata.errors import OutputOccupied, ShardError, ShardMismatch, UsageError
+from rotdata.rendering.png import decode_png, encode_png
 from rotdata.rendering.strips import StripStyle
 from rotdata.runs import pipeline, repair
 from rotdata.runs.embedding import EmbedSettings
-from rotdata.shards import MANIFEST, Manifest, read_table, write_shard
+from rotdata.shards import MANIFEST, Manifest
 from rotdata.shards.targets import TargetSettings
 from tests.helpers import Result, contents, write_jsonl
+from tests.rotdata.shards.samples import change_shard
 
 STYLE = StripStyle(font_size_px=16)
 
@@ -39,15 +40,6 @@ def damage(folder: Path) -> None:
     content = bytearray(second.read_bytes())
     content[len(content) // 2] ^= 1
     second.write_bytes(content)
-
-
-def change_column(folder: Path, index: int, change: Callable[[pa.Table], pa.Table]) -> None:
-    """Write a shard with other contents, and a manifest that vouches for it."""
-    manifest = Manifest.load(folder)
-    entry = manifest.shards[index]
-    stored = write_shard(folder, entry.file, change(read_table(folder, entry)))
-    manifest.shards[index] = replace(entry, **asdict(stored))
-    manifest.save(folder)
 
 
 @pytest.fixture
@@ -138,12 +130,14 @@ def test_rows_made_anew_are_those_of_the_folder(
 
 
 def test_pixels_that_are_not_of_the_text_are_found(run_rotdata: Callable[..., Result], strips: Path) -> None:
-    def swap(table: pa.Table) -> pa.Table:
+    def invert(table: pa.Table) -> pa.Table:
         images = table.column("image").to_pylist()
+        for image in images[:2]:
+            image["bytes"] = encode_png(255 - decode_png(image["bytes"]))
         column = table.schema.field("image")
-        return table.set_column(4, column, pa.array([images[1], images[0], *images[2:]], column.type))
+        return table.set_column(4, column, pa.array(images, column.type))
 
-    change_column(strips, 1, swap)
+    change_shard(strips, 1, invert)
     assert shards.verify(strips)[1] == []
     result = run_rotdata("verify", strips, "--deep", 20, "--json")
     assert result.code == 4
@@ -160,7 +154,7 @@ def test_latents_that_are_not_of_the_text_are_found(toy_strips: Path, tiny_folde
         rows[0] = rows[0] + np.float16(0.5)
         return table.set_column(6, table.schema.field("embedding"), shards.embedding_column(rows, table.schema))
 
-    change_column(out, 0, shift)
+    change_shard(out, 0, shift)
     assert shards.verify(out)[1] == []
     found = repair.check_rows(out, 10, lazy(tiny_folder))
     assert len(found.mismatches) == 1

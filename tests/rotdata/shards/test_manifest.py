@@ -209,6 +209,9 @@ COUNTS = [
 ]
 NO_COUNTS = [-1, 1.0, "1", True, None, [], {}, 1 << 63, float("nan")]
 TEXTS = ["corpus", "split", "shards.0.file", "shards.0.sha256", "shards.0.rejects_sha256"]
+ENCODER = [f"encoder.{name}" for name in ("model", "tower_sha256", "output", "dtype")]
+STYLE = [f"style.style.{name}" for name in ("height_px", "font_size_px", "padding_px", "letter_spacing_px", "layout")]
+SETTINGS = [f"settings.{name}" for name in ("max_latents", "patches_per_call", "pool", "max_stored_latents")]
 DESCRIPTIONS = ["source", "style", "settings", "survey", "plan", "shards", "shards.0"]
 
 
@@ -225,8 +228,22 @@ DESCRIPTIONS = ["source", "style", "settings", "survey", "plan", "shards", "shar
         *(("encoder", value) for value in (None, 0, [], "tower", {})),
         *(("encoder.width", value) for value in (0, -4, 4.0, "4", True, None, [], 10**9)),
         *(("settings.store", value) for value in ("float64", None, 0, ["float16"], {})),
+        *((path, value) for path in ENCODER for value in (None, 0, {})),
+        *(("encoder.factor", value) for value in NO_COUNTS),
+        *((path, value) for path in STYLE for value in (None, "32", [], {}, 1.5)),
+        *(("style.style.height_px", value) for value in (0, -32, True, 1 << 40)),
+        *(("style", value) for value in ({}, {"style": {}}, {"style": {"height_px": 32}})),
+        *((path, value) for path in SETTINGS for value in NO_COUNTS),
+        *((f"settings.{name}", 0) for name in ("pool", "max_stored_latents", "patches_per_call", "max_latents")),
+        *(("settings.resize", value) for value in (None, [], [1], [1, 2, 3], [1, "2"], 7)),
+        *(("settings.context", value) for value in ("page", None, 0)),
+        *(("settings.longer", value) for value in ("resample", "shorter", None)),
+        *(("settings.too_long", value) for value in ("keep", None, 0)),
+        *((f"survey.{name}", value) for name in ("missing", "substituted") for value in ([], {"a": "b"}, {"a": -1})),
+        *((f"survey.{name}", value) for name in ("duplicates", "duplicate_ids") for value in NO_COUNTS),
+        ("survey.more", 1),
         *(("part", value) for value in ([], [1], [0, 2], [3, 2], [1, 0], [1, 2, 3], [1, "2"], [True, 2], 1, "1/2", {})),
-        *(("plan.num_shards", value) for value in (0, 1, 2)),
+        *(("plan.num_shards", value) for value in (0, 1, 2, 10**9)),
         ("plan.rows_per_shard", 0),
         *((f"shards.{index}", {}) for index in ("0", "-1", "1.5", "first", "", "9" * 5000)),
         ("shards.0.more", 1),

@@ -35,7 +35,8 @@ from tests.rotdata.shards.samples import (
 @settings(max_examples=50)
 @given(st.data(), st.integers(1, 5), st.sampled_from(["float16", "float32"]))
 def test_embeddings_survive_writing_and_reading_bit_for_bit(data: st.DataObject, width: int, store: str) -> None:
-    arrays = st.integers(1, 4).flatmap(lambda count: hnp.arrays(store, (count, width)))
+    finite = {"allow_nan": False, "allow_infinity": False}
+    arrays = st.integers(1, 4).flatmap(lambda count: hnp.arrays(store, (count, width), elements=finite))
     latents = data.draw(st.lists(st.lists(arrays, min_size=1, max_size=3), min_size=1, max_size=3))
     with tempfile.TemporaryDirectory() as name:
         write_folder(Path(name), [embedding_table(rows, width, store) for rows in latents], width, store)
@@ -130,8 +131,9 @@ def test_a_shard_that_is_no_parquet_is_refused(embeddings: Path) -> None:
     file.write_bytes(b"x" * file.stat().st_size)
     with pytest.raises(ShardError, match=f"{file.name} can't be read"):
         list(EmbeddingShards(embeddings))
+    manifest = Manifest.load(embeddings)
     with pytest.raises(ShardError, match=f"{file.name} can't be read .*make it again"):
-        read_table(embeddings, Manifest.load(embeddings).shards[1])
+        read_table(embeddings, manifest, manifest.shards[1])
 
 
 def test_a_shard_of_another_schema_is_refused_when_it_is_read(embeddings: Path) -> None:
@@ -139,7 +141,7 @@ def test_a_shard_of_another_schema_is_refused_when_it_is_read(embeddings: Path) 
     table = pq.read_table(file)
     pq.write_table(table.set_column(4, "num_latents", pa.array(["many"] * table.num_rows)), file)
     edit_manifest(embeddings, lambda manifest: replace_entry(manifest, 1, bytes=file.stat().st_size))
-    with pytest.raises(ShardError, match="other columns than its manifest says"):
+    with pytest.raises(ShardError, match="its column num_latents is string, the manifest's is int32"):
         list(EmbeddingShards(embeddings))
 
 
@@ -147,7 +149,9 @@ def test_row_groups_that_do_not_add_up_are_refused(embeddings: Path) -> None:
     edit_manifest(embeddings, lambda manifest: replace_entry(manifest, 1, row_groups=[4, 4]))
     with pytest.raises(ShardError, match="row groups of 8 rows"):
         EmbeddingShards(embeddings)
-    assert [mismatch.problem for mismatch in verify(embeddings)[1]] == ["row groups of [4], the manifest says [4, 4]"]
+    assert [mismatch.problem for mismatch in verify(embeddings)[1]] == [
+        "row groups of [4] rows, the manifest says [4, 4]"
+    ]
 
 
 def test_a_damaged_page_is_found_when_it_is_read(embeddings: Path) -> None:

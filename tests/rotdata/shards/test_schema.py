@@ -86,7 +86,8 @@ def test_datasets_loads_a_folder_of_embedding_shards(toy_embeddings: Path, tmp_p
 def test_datasets_loads_a_folder_with_a_shard_of_no_rows(toy_strips: Path, tmp_path: Path) -> None:
     shutil.copytree(toy_strips, tmp_path / "strips")
     file = shard_files(tmp_path / "strips")[0].name
-    write_shard(tmp_path / "strips", file, read_table(toy_strips, Manifest.load(toy_strips).shards[0]).slice(0, 0))
+    manifest = Manifest.load(toy_strips)
+    write_shard(tmp_path / "strips", file, read_table(toy_strips, manifest, manifest.shards[0]).slice(0, 0))
     rows = datasets.load_dataset("parquet", data_dir=str(tmp_path / "strips"), split="train", cache_dir=str(tmp_path))
     assert rows.features == STRIP_FEATURES
     assert len(rows) == 6

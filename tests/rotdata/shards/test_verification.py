@@ -137,7 +137,8 @@ def test_verify_finds_latents_that_were_miscounted(tmp_path: Path) -> None:
     wrong = table.set_column(index, table.schema.field("num_latents"), pa.array([1, 2], pa.int32()))
     write_folder(tmp_path, [wrong], 4)
     assert [mismatch.problem for mismatch in verify(tmp_path)[1]] == [
-        "num_latents differs from the embeddings' lengths"
+        "spans of another number of latents than num_latents",
+        "num_latents differs from the embeddings' lengths",
     ]
 
 
