@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from rotdata import shards
 from rotdata.corpora.tokens import TokenCounter
 from rotdata.errors import UsageError
+from rotdata.output import write_atomically
 from rotdata.rendering.png import decode_png, encode_png
 from rotdata.rendering.strips import Renderer, renderer_as
 
@@ -48,8 +49,8 @@ class ShownRow:
     """Offsets in code points, as JSON."""
 
 
-def write_preview(folder: Path, page: Path, counter: TokenCounter, *, rows: int = DEFAULT_ROWS) -> int:
-    """Write a page about a folder of strips or embeddings, its rows spread evenly; how many it shows.
+def write_preview(folder: Path, page: Path, counter: TokenCounter, *, rows: int = DEFAULT_ROWS) -> tuple[int, int]:
+    """Write a page about a folder of strips or embeddings, its rows spread evenly: rows that it shows, and its bytes.
 
     Raises ShardError, or UsageError for embeddings whose strips can't be drawn again here.
     """
@@ -79,8 +80,9 @@ def write_preview(folder: Path, page: Path, counter: TokenCounter, *, rows: int 
         )
     )
     page.parent.mkdir(parents=True, exist_ok=True)
-    shards.write_atomically(page, content.encode())
-    return len(shown)
+    encoded = content.encode()
+    write_atomically(page, encoded)
+    return len(shown), len(encoded)
 
 
 def environment() -> Environment:

@@ -6,6 +6,7 @@ latents. A budget spends a fixed number of latents whatever the text needs: it c
 
 from __future__ import annotations
 
+import io
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from tqdm import tqdm
 from rotdata import shards
 from rotdata.corpora.tokens import TokenCounter
 from rotdata.errors import RotError, ShardError, UsageError
+from rotdata.output import PLOTS, check_output, write_atomically
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -153,11 +155,12 @@ def plot(stats: Stats, file: Path) -> None:
         from matplotlib.figure import Figure
     except ImportError as error:
         raise PlotterMissing(f"plots need an extra ({error}): pip install 'render-of-thought[report]'") from error
-    if file.suffix not in (".png", ".svg", ".pdf"):
-        raise UsageError(f"a plot is a .png, .svg or .pdf file, got {file}")
+    check_output(file, "--plot", PLOTS)
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     _draw(stats, figure)
-    figure.savefig(file, dpi=150)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=150, format=file.suffix[1:])
+    write_atomically(file, drawn.getvalue())
 
 
 def _batches(folder: Path, manifest: shards.Manifest) -> Iterator[tuple[list[str], list[int], list[NDArray[np.int32]]]]:

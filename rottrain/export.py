@@ -23,7 +23,8 @@ from rotdata import hub
 from rotdata.encoders import quiet_loading
 from rotdata.encoders.models import ModelFolder, find_model
 from rotdata.errors import CheckpointError, OutputOccupied, UsageError
-from rotdata.shards import is_leftover, remove_leftovers, write_atomically
+from rotdata.output import write_atomically
+from rotdata.shards import is_leftover, remove_leftovers
 from rotdata.shards.files import file_sha256
 from rottrain.config import LoraSettings, from_dict
 from rottrain.generation.generate import MAX_ANSWER_TOKENS, MAX_COT_TOKENS, default_budget

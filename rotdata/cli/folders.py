@@ -97,11 +97,11 @@ def preview(
     from rotdata.corpora.tokens import token_counter
     from rotdata.preview import write_preview
 
-    shown = write_preview(folder, html, token_counter(tokenizer), rows=rows)
+    shown, size = write_preview(folder, html, token_counter(tokenizer), rows=rows)
     if json_:
-        print_json({"page": str(html), "rows": shown, "bytes": html.stat().st_size})
+        print_json({"page": str(html), "rows": shown, "bytes": size})
     else:
-        typer.echo(f"{html}: {shown} rows, {html.stat().st_size / 1e6:.1f} MB; open it in a browser")
+        typer.echo(f"{html}: {shown} rows, {size / 1e6:.1f} MB; open it in a browser")
 
 
 def stats(
@@ -114,7 +114,10 @@ def stats(
     """How long strips are, what rendering compresses, and what a budget cuts off."""
     from rotdata import stats as numbers
     from rotdata.corpora.tokens import token_counter
+    from rotdata.output import PLOTS, check_output
 
+    if plot is not None:
+        check_output(plot, "--plot", PLOTS)
     found = numbers.measure(folder, token_counter(tokenizer), _whole_numbers("--budgets", budgets))
     if plot is not None:
         numbers.plot(found, plot)

@@ -14,6 +14,7 @@ from rotdata import shards
 from rotdata.errors import OutputOccupied, ShardError
 from rotdata.hub.client import HubError, check_repo, explained
 from rotdata.hub.remote import LARGEST_READ, HubFiles, find_folder
+from rotdata.output import replaceable
 from rotdata.shards import MANIFEST, REJECTS, Manifest
 
 _PARTIAL = ".pull"  # within the folder, so that what has arrived is moved and not copied
@@ -163,7 +164,7 @@ def _fetch(files: HubFiles, missing: Sequence[_Wanted], out: Path) -> None:
                     f"{files}/{each.name} has another SHA-256 than its manifest says: don't trust it, or have it "
                     "pushed again"
                 )
-            arrived.replace(out / each.name)
+            arrived.replace(replaceable(out / each.name))
 
 
 def _forwarding(bar: tqdm) -> type[tqdm]:

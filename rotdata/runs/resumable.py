@@ -27,6 +27,7 @@ from tqdm import tqdm
 
 from rotdata import shards
 from rotdata.errors import Interrupted, OutputOccupied, RotError, ShardError, UsageError
+from rotdata.output import replaceable
 
 Job = TypeVar("Job")
 
@@ -228,7 +229,7 @@ def _move_up(out: Path, parts: dict[Path, shards.Manifest]) -> None:
                     f"{folder / entry.file} has {size} bytes instead of {entry.bytes}: run --shard {asked} again"
                 )
             if here.parent == folder:
-                here.replace(out / entry.file)
+                here.replace(replaceable(out / entry.file))
 
 
 def run(out: Path, manifest: shards.Manifest, work: Work, *, mode: Mode = RESUME, verb: str) -> Ran:

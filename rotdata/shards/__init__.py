@@ -5,6 +5,7 @@ rows were refused. Everything that decides the bytes stands in the manifest; not
 or number of workers. docs/shard-format.md describes the format for readers of other languages.
 """
 
+from rotdata.output import write_atomically
 from rotdata.shards.dataset import EmbeddedRow, Shards
 from rotdata.shards.files import (
     MANIFEST,
@@ -18,7 +19,6 @@ from rotdata.shards.files import (
     locked,
     remove_leftovers,
     unwritable,
-    write_atomically,
 )
 from rotdata.shards.manifest import SCHEMA_VERSION, Kind, Manifest, Plan, ShardEntry
 from rotdata.shards.reader import EmbeddedRows, EmbeddingShards, Texts, read_groups, read_table, sample

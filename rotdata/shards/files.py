@@ -1,4 +1,4 @@
-"""The files of a folder of shards: their names, read here or far away, written whole or not at all, held by a lock."""
+"""The files of a folder of shards: their names, read here or far away, held by a lock."""
 
 from __future__ import annotations
 
@@ -97,17 +97,6 @@ def holds_bytes(path: Path, size: int, sha256: str) -> bool:
         return False
 
 
-def write_atomically(path: Path, content: bytes) -> None:
-    """Write `content` to a temporary name, sync, rename: a reader sees the old file or the new one."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    with temporary.open("wb") as stream:
-        stream.write(content)
-        stream.flush()
-        os.fsync(stream.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
 def unwritable(folder: Path, number: int | None, *, too_large: str) -> FolderUnwritable | None:
     """What to say of a folder where writing has failed with an error of that number; None if it is another failure.
 
@@ -137,12 +126,3 @@ def file_sha256(path: Path) -> str:
     """SHA-256 of a file's content."""
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
-def sync_folder(folder: Path) -> None:
-    """Have the disk keep the folder's names, after a renaming say."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -14,7 +14,8 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 import pyarrow as pa
 
 from rotdata.errors import ShardError
-from rotdata.shards.files import MANIFEST, Files, LocalFiles, write_atomically
+from rotdata.output import write_atomically
+from rotdata.shards.files import MANIFEST, Files, LocalFiles
 from rotdata.shards.schema import embedding_schema, strip_schema
 from rotdata.shards.targets import Context, Longer, Store
 

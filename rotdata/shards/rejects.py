@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from rotdata.errors import ShardError
-from rotdata.shards.files import REJECTS, write_atomically
+from rotdata.output import write_atomically
+from rotdata.shards.files import REJECTS
 
 
 def read_rejects(folder: Path) -> list[dict[str, Any]]:

@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from rotdata.shards.files import sync_folder
+from rotdata.output import replaceable, sync_folder
 
 _ROW_GROUP_BYTES = 64 << 20  # raw; the Hub viewer wants row groups below 100 MB
 _DICTIONARY_BYTES = 1 << 30  # beyond it Parquet writes values as they are; a row group has fewer
@@ -38,7 +38,8 @@ def write_shard(folder: Path, file: str, table: pa.Table) -> ShardFile:
     """Write one Parquet shard, whole or not at all. The same table gives the same file."""
     per_row = max(1, table.nbytes // max(1, table.num_rows))
     group_size = max(1, min(table.num_rows, _ROW_GROUP_BYTES // per_row))
-    temporary = folder / f".{file}.{secrets.token_hex(4)}.tmp"  # two hosts may be at it
+    target = replaceable(folder / file)
+    temporary = target.with_name(f".{target.name}.{secrets.token_hex(4)}.tmp")  # two hosts may be at it
     with pq.ParquetWriter(
         temporary,
         table.schema,
@@ -53,8 +54,8 @@ def write_shard(folder: Path, file: str, table: pa.Table) -> ShardFile:
         os.fsync(stream.fileno())
         digest = hashlib.file_digest(stream, "sha256").hexdigest()
         size = stream.tell()
-    temporary.replace(folder / file)
-    sync_folder(folder)
+    temporary.replace(target)
+    sync_folder(target.parent)
     groups = [min(group_size, table.num_rows - first) for first in range(0, table.num_rows, group_size)]
     return ShardFile(bytes=size, sha256=digest, row_groups=groups)
 

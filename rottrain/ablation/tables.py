@@ -8,6 +8,7 @@ table is to be shown lies in the file's metadata.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import math
 import re
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 
 from rotdata.errors import RotError, UsageError
-from rotdata.shards import write_atomically
+from rotdata.output import write_atomically
 from rottrain.metrics.intervals import half_width
 
 if TYPE_CHECKING:
@@ -313,7 +314,9 @@ def draw(rows: Iterable[Row], plot: Plot, file: Path, *, by: Sequence[str] = ())
     axes.set_ylabel(plot.y.replace("_", " "))
     axes.grid(alpha=0.3)
     axes.legend(fontsize="small")
-    figure.savefig(file, dpi=150, metadata={"Software": None})
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=150, metadata={"Software": None}, format=file.suffix[1:])
+    write_atomically(file, drawn.getvalue())
     return True
 
 

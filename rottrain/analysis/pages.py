@@ -18,7 +18,8 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from rotdata import corpora
-from rotdata.shards import EmbeddingShards, write_atomically
+from rotdata.output import write_atomically
+from rotdata.shards import EmbeddingShards
 from rottrain.analysis.nearest import LatentIndex
 from rottrain.analysis.read_back import Reading, held_against
 from rottrain.analysis.read_back_methods import READERS

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import Any
 
 from rotdata.errors import UsageError
+from rotdata.output import PLOTS, check_output, write_atomically
 from rottrain.analysis.probe import Probed
 from rottrain.metrics.intervals import Estimate
 
-_FORMATS = (".png", ".svg", ".pdf")
 _BLUE, _GREEN, _GREY, _RED = "#2f6fde", "#1b7f4b", "#8b93a5", "#b3372f"
 
 
 def plot_probe(probed: Probed, file: Path) -> None:
     """Draw accuracy and flips of every condition, and what can be read at each position. Raises UsageError."""
-    if file.suffix not in _FORMATS:
-        raise UsageError(f"a plot is a .png, .svg or .pdf file, got {file}")
+    check_output(file, "--plot", PLOTS)
     try:
         from matplotlib.figure import Figure
     except ImportError as error:
@@ -28,7 +28,9 @@ def plot_probe(probed: Probed, file: Path) -> None:
         _draw_positions(probed, panels[1])
     for panel in panels:
         panel.spines[["top", "right"]].set_visible(False)
-    figure.savefig(file, dpi=150, metadata={"Date": None} if file.suffix == ".svg" else None)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=150, format=file.suffix[1:], metadata={"Date": None} if file.suffix == ".svg" else None)
+    write_atomically(file, drawn.getvalue())
 
 
 def _draw_conditions(probed: Probed, panel: Any) -> None:

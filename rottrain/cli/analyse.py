@@ -50,6 +50,7 @@ def trace(
     """Read a thought: as a page about one question, or as error rates over the rows of shards."""
     from rotdata.corpora import Row
     from rotdata.errors import UsageError
+    from rotdata.output import check_output
     from rottrain.analysis import pages, read_back_rates
     from rottrain.analysis.nearest import LatentIndex
     from rottrain.analysis.trace import as_text, find_row
@@ -61,6 +62,8 @@ def trace(
         raise UsageError("trace one thing: a --question, a --row of the shards, or all of its rows with --corpus")
     if corpus and out is not None:
         raise UsageError("--out is the page of one question: give --question or --row, or leave it out with --corpus")
+    if out is not None:
+        check_output(out, "--out")
     spent = as_budget(budget)
     rot = RoT.from_pretrained(checkpoint, model=model)
     tell_cost(rot, spent, batch_size if corpus else 1)
@@ -166,6 +169,7 @@ def probe(
 ) -> None:
     """Do the latents matter? Answer again after the latents were zeroed, shuffled, swapped, masked, or made true."""
     from rotdata import corpora
+    from rotdata.output import PLOTS, check_output
     from rottrain.analysis import plots
     from rottrain.analysis.probe import as_table
     from rottrain.analysis.probe import probe as run
@@ -173,6 +177,8 @@ def probe(
     from rottrain.evaluation.evaluate import gradable_rows
     from rottrain.generation.generate import RoT
 
+    if plot is not None:
+        check_output(plot, "--plot", PLOTS)
     asked = corpora.Source(location=source, corpus=corpus, split=split, config=config, limit=limit, need_cot=False)
     asked = corpora.resolve(asked)
     spent = as_budget(budget)

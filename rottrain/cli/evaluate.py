@@ -83,6 +83,7 @@ def evaluate(
 ) -> None:
     """Accuracy, reasoning tokens and time a question; also under torchrun, which shares out the questions."""
     from rotdata.corpora.tokens import token_counter
+    from rotdata.output import check_output, is_stream
     from rottrain.evaluation import renumbered, row_log
     from rottrain.evaluation.distributed import joined
     from rottrain.evaluation.evaluate import Exam, examine, gradable_rows, samplings
@@ -104,7 +105,7 @@ def evaluate(
     runs = samplings(seeds, votes=votes, temperature=temperature, top_p=top_p)
     counter = token_counter(tokenizer) if tokenizer else None
     if log is not None:
-        row_log.check_path(log)
+        check_output(log, "--log", [".parquet"])
     asked = _sources(sources or [], suite or [], data, corpus=corpus, split=split, config=config, limit=limit)
     exams = [
         Exam(
@@ -134,7 +135,10 @@ def evaluate(
                 results.append(beside(result) if paper else result)
                 if log and ranks.is_main:  # after each, so that a run that is killed keeps what it has asked
                     entries += [line for each in logged for line in row_log.lines(*each)]
-                    row_log.write(log, entries)
+                    if not is_stream(log):
+                        row_log.write(log, entries)
+    if log and ranks.is_main and is_stream(log):
+        row_log.write(log, entries)
     if not ranks.is_main:
         return
     if json_:

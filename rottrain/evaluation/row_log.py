@@ -6,8 +6,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from rotdata.errors import UsageError
-from rotdata.shards import write_atomically
+from rotdata.output import write_atomically
 from rottrain.evaluation.evaluate import Judged, Result
 from rottrain.generation.generate import Timings
 
@@ -41,14 +40,6 @@ COLUMNS = {
 """Columns and their types, as Arrow calls them. `thought` is what picture feedback read; `votes` are a row's samples
 that gave the answer, where there was a vote: then reply and thought are of the first of them, tokens and seconds of
 all."""
-
-
-def check_path(path: Path) -> None:
-    """Raise UsageError, before hours are spent, for a log that can't be written."""
-    if path.suffix != ".parquet":
-        raise UsageError(f"--log names a .parquet file, got {path}")
-    if not path.absolute().parent.is_dir():
-        raise UsageError(f"the folder of --log {path} does not exist: make it first")
 
 
 def lines(result: Result, runs: Sequence[Sequence[Judged]]) -> Iterator[dict[str, Any]]:

@@ -57,7 +57,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def page(folder: Path) -> Path:
     path = folder.parent / "page" / "preview.html"
-    assert write_preview(folder, path, BYTES) == 6
+    assert write_preview(folder, path, BYTES)[0] == 6
     return path
 
 
@@ -135,7 +135,7 @@ def test_the_pictures_are_the_strips(folder: Path, page: Path) -> None:
 
 def test_embeddings_are_shown_by_their_strips_drawn_again(folder: Path, page: Path, tmp_path: Path) -> None:
     pipeline.embed(folder, StandInEncoder(), tmp_path / "embedded")
-    assert write_preview(tmp_path / "embedded", tmp_path / "embedded.html", BYTES) == 6
+    assert write_preview(tmp_path / "embedded", tmp_path / "embedded.html", BYTES)[0] == 6
     pictures = [re.findall(r"data:image/png[^\"]*", file.read_text()) for file in (page, tmp_path / "embedded.html")]
     assert pictures[0] == pictures[1]
     assert "stand-in" in (tmp_path / "embedded.html").read_text()
@@ -164,7 +164,7 @@ def test_embeddings_whose_latents_have_no_columns_are_not_drawn_wrongly(
 
 
 def test_few_rows_are_spread_over_the_folder(folder: Path, tmp_path: Path) -> None:
-    assert write_preview(folder, tmp_path / "page.html", BYTES, rows=3) == 3
+    assert write_preview(folder, tmp_path / "page.html", BYTES, rows=3)[0] == 3
     content = text_of((tmp_path / "page.html").read_text())
     assert "3 of 6 rows, evenly spaced" in content
     assert "plain" in content
@@ -187,7 +187,7 @@ def test_a_truncated_row_counts_the_tokens_of_what_it_shows(tmp_path: Path) -> N
 
 def test_a_folder_of_rejects_alone_has_a_page(tmp_path: Path) -> None:
     pipeline.render(Source(location="toy", limit=3), StripStyle(), tmp_path / "strips", max_latents=1)
-    assert write_preview(tmp_path / "strips", tmp_path / "page.html", BYTES) == 0
+    assert write_preview(tmp_path / "strips", tmp_path / "page.html", BYTES)[0] == 0
     assert "Rejected: 3" in (tmp_path / "page.html").read_text()
 
 

@@ -154,7 +154,7 @@ def test_plots_are_pictures(varied: Path, tmp_path: Path) -> None:
         assert len(picture.convert("RGB").getcolors(1 << 24) or []) > 50
     plot(measure(varied, BYTES), tmp_path / "stats.svg")
     assert "<svg" in (tmp_path / "stats.svg").read_text()
-    with pytest.raises(UsageError, match=r"a plot is a \.png, \.svg or \.pdf file"):
+    with pytest.raises(UsageError, match=r"--plot names a \.png, \.svg or \.pdf file"):
         plot(measure(varied, BYTES), tmp_path / "stats.txt")
 
 

@@ -46,7 +46,9 @@ class Remembering(StandInEncoder):
 def different_pictures(strips: Path) -> set[bytes]:
     manifest = Manifest.load(strips)
     pngs = [
-        image["bytes"] for entry in manifest.entries for image in read_table(strips, entry).column("image").to_pylist()
+        image["bytes"]
+        for entry in manifest.entries
+        for image in read_table(strips, manifest, entry).column("image").to_pylist()
     ]
     return {picture.tobytes() for png in pngs for picture in latent_pictures(decode_png(png))}
 
@@ -76,7 +78,9 @@ def test_what_no_longer_has_room_is_encoded_again(
     assert len(given) > len(set(given))
     for index in range(3):
         mine, theirs = (
-            read_table(folder, Manifest.load(folder).shards[index]) for folder in (tmp_path / "out", toy_alone)
+            read_table(folder, found, found.shards[index])
+            for folder in (tmp_path / "out", toy_alone)
+            for found in [Manifest.load(folder)]
         )
         assert mine.equals(theirs)
 

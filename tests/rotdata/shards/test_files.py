@@ -37,7 +37,7 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.
     def fail(*_: Any) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("rotdata.shards.files.os.fsync", fail)
+    monkeypatch.setattr("rotdata.output.os.fsync", fail)
     with pytest.raises(OSError, match="No space left"):
         write_atomically(tmp_path / "a", b"new")
     assert (tmp_path / "a").read_bytes() == b"old"

@@ -204,7 +204,7 @@ def test_the_table_has_a_line_a_condition_what_was_read_and_the_verdict(
     for name in ("plot.png", "plot.svg"):
         plot_probe(shown, tmp_path / name)
         assert (tmp_path / name).stat().st_size > 5000
-    with pytest.raises(UsageError, match="a plot is a .png"):
+    with pytest.raises(UsageError, match="--plot names a .png"):
         plot_probe(found, tmp_path / "plot.jpg")
 
 

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import io
 import json
+import os
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -179,3 +182,16 @@ def test_eval_asks_again_with_other_numbers(run_rottrain: Run, stage2_checkpoint
     assert table[0].startswith("| mode | answered by | corpus | budget | questions | as they stand | other numbers |")
     assert table[2].startswith("| rot | stage2 | generic | 1 | 3 | ")
     assert_refused(run_rottrain("eval", stage2_checkpoint, problem, "--renumber", 1), 1, "with other numbers")
+
+
+def test_a_log_into_a_pipe_is_one_whole_file(run_rottrain: Run, stage2_checkpoint: Path, tmp_path: Path) -> None:
+    pipe = tmp_path / "log.parquet"
+    os.mkfifo(pipe)
+    said: list[bytes] = []
+    reader = threading.Thread(target=lambda: said.append(pipe.read_bytes()), daemon=True)
+    reader.start()
+    options = ("--limit", 1, "--budget", "1,2", "--max-answer-tokens", 1, "--log", pipe)
+    result = run_rottrain("eval", stage2_checkpoint, "toy", *options)
+    reader.join(60)
+    assert result.code == 0, result.err
+    assert pq.read_table(io.BytesIO(said[0])).column("budget").to_pylist() == [1, 2]
