@@ -45,7 +45,7 @@ def figures() -> Iterator[dict[str, Any]]:
         alone, whole = EmbedSettings(context="latent"), EmbedSettings()
         embed = partial(pipeline.embed, folder / "strips", encoder, mode=again)
         manifest = Manifest.load(folder / "strips")
-        table = read_table(folder / "strips", manifest.shards[0])
+        table = read_table(folder / "strips", manifest, manifest.shards[0])
         pictures = [decode_png(image["bytes"]) for image in table.column("image").to_pylist()]
         sizes = [pixels.size // encoder.geometry.patch_px**2 for pixels in pictures]
         tower = stock_tower(tiny(), "float32")

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from rotdata.errors import RotError
 from rotdata.version import __version__
@@ -23,6 +25,10 @@ EXIT_INTERRUPTED = 130
 MOST = 2**31 - 1
 """No number on a command line is larger: what counts, seeds and sizes all fit into 32 bits."""
 _LONGEST_MESSAGE = 2000  # characters
+_REORDERING = "\u061c\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069"
+_UNSEEN = re.compile(f"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff{_REORDERING}]")
+"""What a terminal obeys instead of showing it, but for tabs and ends of lines."""
+_UsageError: type[Exception] = typer.BadParameter.__mro__[1]  # of the click that typer carries
 
 
 def _tell_version(context: typer.Context, wanted: bool) -> None:  # noqa: FBT001 -- typer calls it with the flag
@@ -36,6 +42,15 @@ Version = Annotated[
 ]
 
 
+class Commands(TyperGroup):
+    """A group that quotes what it does not know as text alone."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """As every group does. Raises a usage error."""
+        with _quoting():
+            return super().parse_args(ctx, args)
+
+
 class Command(TyperCommand):
     """A command whose arguments are refused where no command could use them, whatever it is about.
 
@@ -44,8 +59,9 @@ class Command(TyperCommand):
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
         """Parse, then check what was given. Raises BadParameter, which is a usage error."""
-        given, _, _ = self.make_parser(ctx).parse_args(list(args))
-        rest = super().parse_args(ctx, args)
+        with _quoting():
+            given, _, _ = self.make_parser(ctx).parse_args(list(args))
+            rest = super().parse_args(ctx, args)
         parameters: list[Any] = self.params
         for parameter in parameters:
             raw, found = given.get(parameter.name), ctx.params.get(parameter.name)
@@ -53,6 +69,16 @@ class Command(TyperCommand):
                 if problem := _problem(value, is_empty=raw == ""):
                     raise typer.BadParameter(problem, ctx=ctx, param=parameter)
         return rest
+
+
+@contextmanager
+def _quoting() -> Iterator[None]:
+    """Usage errors that quote an argument show it and do not obey it."""
+    try:
+        yield
+    except _UsageError as error:
+        error.message = neutral(str(error.message))  # type: ignore[attr-defined]
+        raise
 
 
 def _problem(value: object, *, is_empty: bool) -> str | None:
@@ -81,7 +107,12 @@ def is_unicode(text: str) -> bool:
 def new_app(name: str, summary: str, commands: Mapping[str, Callable[..., None]]) -> typer.Typer:
     """The command line of that name: its commands, --version, completion of shells, tracebacks as Python's."""
     app = typer.Typer(
-        name=name, help=summary, no_args_is_help=True, pretty_exceptions_enable=False, rich_markup_mode=None
+        name=name,
+        cls=Commands,
+        help=summary,
+        no_args_is_help=True,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
     )
     app.callback()(_global_options)
     for command, body in commands.items():
@@ -95,14 +126,27 @@ def _global_options(version: Version = False) -> None:  # noqa: FBT002 -- a flag
 
 def print_json(value: Any) -> None:
     """One JSON value on stdout."""
-    typer.echo(json.dumps(value, ensure_ascii=False))
+    typer.echo(_UNSEEN.sub(lambda found: f"\\u{ord(found[0]):04x}", json.dumps(value, ensure_ascii=False)))
+
+
+def neutral(text: str) -> str:
+    """A text in which every character that a terminal would obey, escapes and the like, is spelt out instead.
+
+    Paths, and all that a stranger wrote into a corpus, a manifest or a checkpoint, may hold some.
+    """
+    return _UNSEEN.sub(lambda found: repr(found[0])[1:-1], text)
+
+
+def tell(text: str, *, end: str = "\n") -> None:
+    """Text for people, on stdout."""
+    typer.echo(neutral(text) + end, nl=False)
 
 
 def say(message: str) -> None:
     """A line for people, on stderr, of a length that can be read."""
     if len(message) > _LONGEST_MESSAGE:
         message = f"{message[: _LONGEST_MESSAGE // 2]} [...] {message[-_LONGEST_MESSAGE // 2 :]}"
-    typer.echo(message, err=True)
+    typer.echo(neutral(message), err=True)
 
 
 def run_app(app: typer.Typer) -> None:

@@ -63,8 +63,10 @@ def is_stream(path: Path) -> bool:
     return not stat.S_ISREG(found.st_mode) or _standard(found) is not None
 
 
-def check_output(path: Path, option: str, suffixes: Sequence[str] = ()) -> None:
+def check_output(path: Path | None, option: str, suffixes: Sequence[str] = ()) -> None:
     """Raise UsageError, before hours are spent for it, for a file that can't be written: a folder, or in none."""
+    if path is None:
+        return
     if suffixes and path.suffix not in suffixes:
         *others, last = suffixes
         raise UsageError(f"{option} names a {', '.join(others)}{' or ' if others else ''}{last} file, got {path}")

@@ -10,7 +10,7 @@ import typer
 
 from rotdata.cli.options import Folder, Json, MadeBy, Tokenizer
 from rotdata.cli.summaries import finish
-from rotdata.console import EXIT_MISMATCH, print_json, say
+from rotdata.console import EXIT_MISMATCH, print_json, say, tell
 
 if TYPE_CHECKING:
     from rotdata.encoders import LazyEncoder
@@ -46,12 +46,10 @@ def verify(
         print_json(found)
     else:
         for mismatch in mismatches:
-            typer.echo(f"{mismatch.file}: {mismatch.problem}")
+            tell(f"{mismatch.file}: {mismatch.problem}")
         if checked:
-            typer.echo(
-                f"{checked.rows} rows made anew, largest error {checked.largest_error:.2e} of {checked.tolerance:.0e}"
-            )
-        typer.echo(f"{counted} shards, {rows} rows, {len(mismatches)} mismatches")
+            tell(f"{checked.rows} rows made anew, largest error {checked.largest_error:.2e} of {checked.tolerance:.0e}")
+        tell(f"{counted} shards, {rows} rows, {len(mismatches)} mismatches")
     if mismatches:
         raise typer.Exit(EXIT_MISMATCH)
 
@@ -101,7 +99,7 @@ def preview(
     if json_:
         print_json({"page": str(html), "rows": shown, "bytes": size})
     else:
-        typer.echo(f"{html}: {shown} rows, {size / 1e6:.1f} MB; open it in a browser")
+        tell(f"{html}: {shown} rows, {size / 1e6:.1f} MB; open it in a browser")
 
 
 def stats(
@@ -116,8 +114,7 @@ def stats(
     from rotdata.corpora.tokens import token_counter
     from rotdata.output import PLOTS, check_output
 
-    if plot is not None:
-        check_output(plot, "--plot", PLOTS)
+    check_output(plot, "--plot", PLOTS)
     found = numbers.measure(folder, token_counter(tokenizer), _whole_numbers("--budgets", budgets))
     if plot is not None:
         numbers.plot(found, plot)
@@ -125,7 +122,7 @@ def stats(
     if json_:
         print_json(found.as_json())
     else:
-        typer.echo(_stats_table(found))
+        tell(_stats_table(found))
 
 
 def encoder_of(manifest: Manifest, model: str | None, device: str | None) -> LazyEncoder | None:

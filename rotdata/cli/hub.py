@@ -10,7 +10,7 @@ import typer
 
 from rotdata.cli.options import Json, Out, Overwrite
 from rotdata.cli.summaries import finish
-from rotdata.console import print_json, say
+from rotdata.console import print_json, say, tell
 
 
 def push(
@@ -35,7 +35,7 @@ def push(
         print_json(dataclasses.asdict(pushed))
         return
     if dry_run:
-        typer.echo(pushed.card)
+        tell(pushed.card)
     verb = "would be uploaded" if dry_run else "uploaded"
     say(
         f"{pushed.url}: {pushed.config}, split {pushed.split}: {pushed.files_uploaded} files, "

@@ -10,7 +10,7 @@ import typer
 
 from rotdata.cli.options import CorpusName, DatasetConfig, Device, Encoder, Json, Limit, Source, Split
 from rotdata.cli.summaries import counted
-from rotdata.console import print_json, say
+from rotdata.console import print_json, say, tell
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,10 +48,10 @@ def fonts(
         print_json(listed)
         return
     for entry in listed:
-        typer.echo(f"{entry['name']:<32} {entry['characters']:>6} characters  sha256 {entry['sha256'][:12]}")
+        tell(f"{entry['name']:<32} {entry['characters']:>6} characters  sha256 {entry['sha256'][:12]}")
         if source is not None:
             lacking = f"lacks {counted(entry['missing'])}" if entry["missing"] else "lacks none"
-            typer.echo(f"    {entry['covered']:.3%} of the corpus, {lacking}")
+            tell(f"    {entry['covered']:.3%} of the corpus, {lacking}")
 
 
 def plan(
@@ -94,7 +94,7 @@ def plan(
     if json_:
         print_json(found.as_json())
     else:
-        typer.echo("\n".join(_plan_lines(found)))
+        tell("\n".join(_plan_lines(found)))
     for warning in found.warnings:
         say(f"warning: {warning}")
 
@@ -107,9 +107,9 @@ def doctor(json_: Json = False) -> None:  # noqa: FBT002
     for finding in examination.examine():
         findings.append(finding)
         if not json_:
-            typer.echo(f"{finding.status:<8} {finding.name}: {finding.found}")
+            tell(f"{finding.status:<8} {finding.name}: {finding.found}")
             if finding.remedy:
-                typer.echo(f"         -> {finding.remedy}")
+                tell(f"         -> {finding.remedy}")
     if json_:
         print_json([dataclasses.asdict(finding) for finding in findings])
     if any(finding.status == "problem" for finding in findings):

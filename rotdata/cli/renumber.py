@@ -54,12 +54,12 @@ def renumber(
         files = {"out": str(out), "held_out": apart and str(apart)}
         print_json(dataclasses.asdict(summary) | {"files": files})
         return
-    typer.echo(
+    tell(
         f"{out}: {summary.rows_out} rows of {summary.rows_renumbered} of {summary.rows_in} rows "
         f"({summary.wordings} wordings), {summary.seconds:.1f} s"
     )
     if apart:
-        typer.echo(f"{apart}: {summary.rows_held_out} rows of wordings held out")
+        tell(f"{apart}: {summary.rows_held_out} rows of wordings held out")
     _say_rest(summary, times)
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
-from rotdata.console import EXIT_REJECTS, print_json, say
+from rotdata.console import EXIT_REJECTS, print_json, say, tell
 
 if TYPE_CHECKING:
     from rotdata.shards import Manifest
@@ -22,7 +22,7 @@ def finish(summary: Any, out: Path, max_rejects: float, *, as_json: bool, more: 
     if as_json:
         print_json(dataclasses.asdict(summary) | (more or {}))
     else:
-        typer.echo(
+        tell(
             f"{out}: {summary.rows_out} of {summary.rows_in} rows, {summary.latents} latents in "
             f"{summary.shards} shards, {summary.bytes / 1e6:.1f} MB, {summary.seconds:.1f} s"
         )
@@ -52,7 +52,7 @@ def print_plan(manifest: Manifest, out: Path, *, as_json: bool) -> None:
     if as_json:
         print_json(plan)
         return
-    typer.echo(f"{out} would hold {manifest.plan.num_shards} shards of {manifest.plan.rows_in} rows of {manifest.name}")
+    tell(f"{out} would hold {manifest.plan.num_shards} shards of {manifest.plan.rows_in} rows of {manifest.name}")
     _say_survey(manifest.survey)
 
 

@@ -17,7 +17,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TypeGuard
+from urllib.parse import quote
 
+from rotdata.console import neutral
 from rotdata.errors import RotError, UsageError
 from rotdata.output import write_atomically
 from rottrain.metrics.intervals import half_width
@@ -201,7 +203,13 @@ def read(path: Path) -> tuple[list[Row], Section]:
     metadata = table.schema.metadata or {}
     if _METADATA not in metadata:
         raise UsageError(f"{path} is not the {RESULTS} of an ablation")
-    return table.to_pylist(), Section.from_json(metadata[_METADATA])
+    try:
+        section = Section.from_json(metadata[_METADATA])
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise UsageError(f"{path} says nothing sound of how it is shown ({error}): it is of another release") from error
+    if strange := [name for name in section.tables if "/" in name or name.startswith(".")]:
+        raise UsageError(f"{path} names a table {strange[0]!r}, which is no file's name: don't trust where it is from")
+    return table.to_pylist(), section
 
 
 def write_section(folder: Path, results: Path) -> str:
@@ -210,14 +218,14 @@ def write_section(folder: Path, results: Path) -> str:
     Raises PlotterMissing if there are plots to draw and no matplotlib.
     """
     rows, section = read(results)
-    parts = [f"## {section.title}", section.about, _of_values(section.values)]
+    parts = [f"## {_words(section.title)}", _paragraphs(section.about), _of_values(section.values)]
     for name, table in section.tables.items():
         of_table = [row for row in rows if row["table"] == name]
-        parts += [f"### {table.title}", table.about, as_markdown(of_table, table)]
+        parts += [f"### {_words(table.title)}", _paragraphs(table.about), as_markdown(of_table, table)]
         for number, plot in enumerate(table.plots, 1):
             file = folder / f"{name}-{number}.png"
             if draw(of_table, plot, file, by=table.by):
-                parts.append(f"![{table.title}: {plot.y} against {plot.x}]({file.name})")
+                parts.append(f"![{_words(f'{table.title}: {plot.y} against {plot.x}')}]({quote(file.name)})")
     text = "\n\n".join(part.strip() for part in parts if part.strip()) + "\n"
     write_atomically(folder / SECTION, text.encode())
     return text
@@ -225,7 +233,7 @@ def write_section(folder: Path, results: Path) -> str:
 
 def _of_values(values: Mapping[str, Any]) -> str:
     listed = ", ".join(f"{name} {value}" for name, value in values.items() if value is not None)
-    return f"Shared by all arms, unless a table says otherwise: {listed}." if listed else ""
+    return f"Shared by all arms, unless a table says otherwise: {_words(listed)}." if listed else ""
 
 
 def as_markdown(rows: Sequence[Row], table: Table) -> str:
@@ -246,12 +254,22 @@ def as_markdown(rows: Sequence[Row], table: Table) -> str:
         f"{row['arm']}, seed {row['seed']}: {row['error']}" for row in rows if row["record"] == FAILURE
     )
     if failures:
-        text += "\n\nMissing:\n" + "\n".join(f"- {each}" for each in failures)
+        text += "\n\nMissing:\n" + "\n".join(f"- {_words(each)}" for each in failures)
     return text
 
 
 def _table_line(cells: Iterable[str]) -> str:
-    return f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |"
+    return f"| {' | '.join(_words(cell).replace('|', chr(92) + '|') for cell in cells)} |"
+
+
+def _words(text: str) -> str:
+    """A line of text in which nothing is HTML, a link or a terminal's command: results may be a stranger's."""
+    shown = neutral(" ".join(text.split())).replace("&", "&amp;").replace("<", "&lt;")
+    return shown.replace("](", "]&#40;").replace("]:", "]&#58;")
+
+
+def _paragraphs(text: str) -> str:
+    return "\n\n".join(map(_words, text.split("\n\n")))
 
 
 def _how_sure(lines: Sequence[_Line]) -> str:

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 
 from rotdata.cli.options import CorpusName, DatasetConfig, Json, Split
-from rotdata.console import print_json, say
+from rotdata.console import print_json, say, tell
 from rottrain.cli.inputs import as_budget, tell_cost
 from rottrain.cli.options import (
     BaseModel,
@@ -62,8 +62,7 @@ def trace(
         raise UsageError("trace one thing: a --question, a --row of the shards, or all of its rows with --corpus")
     if corpus and out is not None:
         raise UsageError("--out is the page of one question: give --question or --row, or leave it out with --corpus")
-    if out is not None:
-        check_output(out, "--out")
+    check_output(out, "--out")
     spent = as_budget(budget)
     rot = RoT.from_pretrained(checkpoint, model=model)
     tell_cost(rot, spent, batch_size if corpus else 1)
@@ -87,7 +86,7 @@ def trace(
         if json_:
             print_json(dataclasses.asdict(scores))
         else:
-            typer.echo(read_back_rates.as_table(scores))
+            tell(read_back_rates.as_table(scores))
         return
     asked = Row("", question, "", "") if question is not None else find_row(opened, row or "")
     truths = TrueLatents(rot, opened)
@@ -108,7 +107,7 @@ def trace(
     if json_:
         print_json(dataclasses.asdict(found))
     elif out is None:
-        typer.echo(as_text(found))
+        tell(as_text(found))
 
 
 def calibrate(
@@ -142,7 +141,7 @@ def calibrate(
     if json_:
         print_json(dataclasses.asdict(found))
     else:
-        typer.echo(as_table(found))
+        tell(as_table(found))
 
 
 def probe(
@@ -177,8 +176,7 @@ def probe(
     from rottrain.evaluation.evaluate import gradable_rows
     from rottrain.generation.generate import RoT
 
-    if plot is not None:
-        check_output(plot, "--plot", PLOTS)
+    check_output(plot, "--plot", PLOTS)
     asked = corpora.Source(location=source, corpus=corpus, split=split, config=config, limit=limit, need_cot=False)
     asked = corpora.resolve(asked)
     spent = as_budget(budget)
@@ -203,4 +201,4 @@ def probe(
     if json_:
         print_json(dataclasses.asdict(found))
     else:
-        typer.echo(as_table(found))
+        tell(as_table(found))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from rotdata.cli.options import MOST_PROCESSES, Json
-from rotdata.console import print_json, say
+from rotdata.console import print_json, say, tell
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,7 +39,7 @@ def ablate(
         if json_:
             print_json({"results": str(file), "section": section})
         else:
-            typer.echo(section, nl=False)
+            tell(section, end="")
         return
     comparison = plan.load(file, given=plan.given_values(given or []), check=check_words)
     if dry_run:
@@ -48,16 +48,14 @@ def ablate(
             print_json({"runs": len(comparison.runs), "steps": lines})
             return
         for line in lines:
-            typer.echo(f"{'done   ' if line['finished'] else 'to do  '} {line['command']}")
-        typer.echo(
-            f"{len(comparison.runs)} runs take {len(lines)} steps, {sum(line['finished'] for line in lines)} done"
-        )
+            tell(f"{'done   ' if line['finished'] else 'to do  '} {line['command']}")
+        tell(f"{len(comparison.runs)} runs take {len(lines)} steps, {sum(line['finished'] for line in lines)} done")
         return
     outcome = run(comparison, out, jobs=jobs)
     if json_:
         print_json(dataclasses.asdict(outcome) | {"results": str(outcome.results)})
     else:
-        typer.echo(outcome.section, nl=False)
+        tell(outcome.section, end="")
     if outcome.failed:
         say(f"{len(outcome.failed)} of {outcome.steps} steps failed: the same command tries them again, {LOG} says why")
         raise typer.Exit(1)

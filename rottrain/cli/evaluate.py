@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from rotdata.cli.options import DatasetConfig, Json
-from rotdata.console import print_json, say
+from rotdata.console import print_json, say, tell
 from rottrain.cli.inputs import as_budget
 from rottrain.cli.options import BaseModel, Checkpoint, FeedbackOption, Limit, MaxAnswerTokens, Stop, Together
 
@@ -104,8 +104,7 @@ def evaluate(
     )
     runs = samplings(seeds, votes=votes, temperature=temperature, top_p=top_p)
     counter = token_counter(tokenizer) if tokenizer else None
-    if log is not None:
-        check_output(log, "--log", [".parquet"])
+    check_output(log, "--log", [".parquet"])
     asked = _sources(sources or [], suite or [], data, corpus=corpus, split=split, config=config, limit=limit)
     exams = [
         Exam(
@@ -144,7 +143,7 @@ def evaluate(
     if json_:
         print_json([dataclasses.asdict(result) for result in results])
     else:
-        typer.echo(_as_text(results, as_paper=bool(suite) or paper))
+        tell(_as_text(results, as_paper=bool(suite) or paper))
 
 
 def _sources(

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from rotdata.cli.options import Json
-from rotdata.console import print_json
+from rotdata.console import print_json, tell
 from rottrain.cli.inputs import as_budget, read_questions, tell_cost
 from rottrain.cli.options import (
     BaseModel,
@@ -79,7 +79,7 @@ def generate(
         if jsonl:
             print_json(_as_json(made, fed_back, confidence))
         else:
-            typer.echo(scoring.extract(made.reply) or made.reply)
+            tell(scoring.extract(made.reply) or made.reply)
         sys.stdout.flush()
 
 

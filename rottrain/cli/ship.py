@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import typer
 
 from rotdata.cli.options import Json
-from rotdata.console import EXIT_MISMATCH, print_json
+from rotdata.console import EXIT_MISMATCH, print_json, tell
 from rottrain.cli.options import BaseModel, Checkpoint
 
 
@@ -37,7 +37,7 @@ def export(
         print_json(dataclasses.asdict(exported))
     else:
         where = f", {exported.url}" if exported.url else ""
-        typer.echo(f"{exported.folder}: {exported.weights}, {exported.bytes / 1e6:.1f} MB{where}")
+        tell(f"{exported.folder}: {exported.weights}, {exported.bytes / 1e6:.1f} MB{where}")
 
 
 def verify(checkpoint: Checkpoint, json_: Json = False) -> None:  # noqa: FBT002
@@ -49,9 +49,9 @@ def verify(checkpoint: Checkpoint, json_: Json = False) -> None:  # noqa: FBT002
         print_json(dataclasses.asdict(found))
     else:
         for mismatch in found.mismatches:
-            typer.echo(f"{mismatch.file}: {mismatch.problem}")
+            tell(f"{mismatch.file}: {mismatch.problem}")
         unhashed = "" if found.hashed or found.stage is None else "; it carries no hashes: an earlier release made it"
-        typer.echo(f"{found.stage or checkpoint}: {found.files} files, {len(found.mismatches)} mismatches{unhashed}")
+        tell(f"{found.stage or checkpoint}: {found.files} files, {len(found.mismatches)} mismatches{unhashed}")
     if found.mismatches:
         raise typer.Exit(EXIT_MISMATCH)
 
@@ -82,7 +82,7 @@ def smoke(
     if json_:
         print_json(dataclasses.asdict(found))
     else:
-        typer.echo(as_report(found))
+        tell(as_report(found))
     if not found.ok:
         raise typer.Exit(1)
 
@@ -102,4 +102,4 @@ def demo(
     if json_:
         print_json(results)
     else:
-        typer.echo(as_table([Result(**result) for result in results]))
+        tell(as_table([Result(**result) for result in results]))

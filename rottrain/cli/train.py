@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from rotdata.cli.options import Json
-from rotdata.console import print_json
+from rotdata.console import print_json, tell
 from rottrain.cli.options import (
     Accumulate,
     AnswerWeight,
@@ -223,7 +223,7 @@ def _tell(plan: Any, *, as_json: bool) -> None:
         print_json(dataclasses.asdict(plan))
         return
     memory = ", ".join(f"{name} {size:.2f}" for name, size in plan.memory_gib.items())
-    typer.echo(
+    tell(
         f"{plan.steps} steps on {plan.rows} rows, {plan.validation_rows} held out\n"
         f"{plan.trainable_parameters:,} of {plan.parameters:,} parameters learn\n"
         f"memory in GiB: {memory}\n"
@@ -240,4 +240,4 @@ def _report(outcome: Any, *, as_json: bool) -> None:
     if as_json:
         print_json(dataclasses.asdict(outcome))
     else:
-        typer.echo(f"{outcome.checkpoint}: {outcome.steps} steps, loss {outcome.loss:.4f}, {outcome.seconds:.1f} s")
+        tell(f"{outcome.checkpoint}: {outcome.steps} steps, loss {outcome.loss:.4f}, {outcome.seconds:.1f} s")

@@ -14,8 +14,9 @@ from pathlib import Path
 
 from rotdata.console import say
 from rotdata.errors import CheckpointError
+from rotdata.output import sync_folder
 from rotdata.shards import is_leftover, write_atomically
-from rotdata.shards.files import file_sha256, sync_folder
+from rotdata.shards.files import file_sha256
 from rottrain import records
 
 COMPLETE = "COMPLETE"

@@ -33,6 +33,7 @@ import typer
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 -- torch's own name for it
 
+from rotdata.console import say
 from rotdata.corpora.toy import ToyProblem, toy_problems
 from rotdata.encoders.patches import PatchGeometry, pack
 from rotdata.rendering.strips import StripStyle, font_size_for_cells, renderer
@@ -307,7 +308,7 @@ def train(recipe: TinyRecipe, out: Path, start: Path | None = None) -> None:
         model = AutoModelForImageTextToText.from_pretrained(start, dtype=torch.float32, **eager)
     model.train()
     probe = GlyphProbe(config.text_config.hidden_size)
-    typer.echo(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters", err=True)
+    say(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters")
     optimizer = torch.optim.AdamW(_decay_groups(model, probe, recipe), lr=recipe.lr, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _lr_factor(step, recipe))
     lesson = Lesson(tokenizer, geometry_of(config), recipe)
@@ -385,7 +386,7 @@ def _log(log: TextIO, step: int, seconds: float, losses: dict[str, Tensor]) -> N
     entry |= {name: round(loss.item(), 4) for name, loss in losses.items()}
     log.write(json.dumps(entry) + "\n")
     log.flush()
-    typer.echo(json.dumps(entry), err=True)
+    say(json.dumps(entry))
 
 
 def _decay_groups(model: nn.Module, probe: nn.Module, recipe: TinyRecipe) -> Iterator[dict[str, object]]:

@@ -134,7 +134,7 @@ def test_deep_verification_finds_a_latent_that_is_not_its_pictures(
     latent, strip = (Manifest.load(tmp_path / context) for context in ("latent", "strip"))
     strip.settings["context"], strip.settings["store"] = "latent", latent.settings["store"]
     for index, entry in strip.shards.items():
-        table = read_table(tmp_path / "strip", entry)
+        table = read_table(tmp_path / "strip", Manifest.load(tmp_path / "strip"), entry)
         schema = latent.schema
         rows = [np.array(row, "float16") for row in table.column("embedding").to_pylist()]
         place = schema.get_field_index("embedding")

@@ -93,7 +93,7 @@ def test_latents_of_another_width_are_refused(toy_alone: Path, tmp_path: Path) -
     shutil.copytree(toy_alone, folder)
     shards = EmbeddingShards(folder)
     entry = shards.manifest.shards[0]
-    table = read_table(folder, entry)
+    table = read_table(folder, shards.manifest, entry)
     rows = [[latent[:-2] for latent in row] for row in table.column("embedding").to_pylist()]
     place = table.schema.get_field_index("embedding")
     narrow = table.set_column(

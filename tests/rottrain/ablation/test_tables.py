@@ -137,3 +137,27 @@ def test_a_plot_leaves_out_what_is_no_number(tmp_path: Path) -> None:
     rows = [row(p=0.5, share=float("nan")), row(p="auto", share=0.5), row(p=0.5, share=0.5) | {"source": "other"}]
     assert not draw(rows, plot, tmp_path / "a.png")
     assert draw([*rows, row(p=0.5, share=0.5)], plot, tmp_path / "a.png")
+
+
+def test_what_a_stranger_wrote_into_results_is_no_markup(tmp_path: Path) -> None:
+    tricks = "<img src=x onerror=alert(1)> [a](javascript:b) \x1b[31m\n# c"
+    rows = [row(arm=tricks, accuracy=1, budget=8), row(arm=tricks, record=FAILURE, error=tricks)]
+    table = Table(title=tricks, about=f"{tricks}\n\n[d]: {tricks}", columns={"accuracy": ".0%"}, plots=[])
+    shown = Section(title=tricks, values={tricks: tricks}, tables={"budgets": table})
+    write(tmp_path / "results.parquet", rows, shown)
+    text = write_section(tmp_path, tmp_path / "results.parquet")
+    assert (tmp_path / "tables.md").read_text() == text
+    assert "<" not in text
+    assert "](" not in text
+    assert "]:" not in text
+    assert "\x1b" not in text
+    assert "\n# c" not in text
+    assert text.count(r"&lt;img src=x onerror=alert(1)> [a]&#40;javascript:b) \x1b[31m # c") == 9
+
+
+@pytest.mark.parametrize("name", ["../outside", "/outside", ".hidden", "a/b"])
+def test_a_table_is_never_part_of_a_path(tmp_path: Path, name: str) -> None:
+    shown = Section(title="Results", values={}, tables={name: TABLE})
+    write(tmp_path / "results.parquet", [row(budget=1, accuracy=1) | {"table": name}], shown)
+    with pytest.raises(UsageError, match="which is no file's name"):
+        write_section(tmp_path, tmp_path / "results.parquet")
