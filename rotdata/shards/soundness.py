@@ -120,7 +120,7 @@ def values_of(latents: pa.Array, manifest: Manifest) -> NDArray[Any]:
     """The values of sound latents as they are stored, [L, D]: a view of Arrow's memory."""
     assert manifest.encoder is not None
     if not pa.types.is_large_binary(latents.type):
-        vectors: NDArray[Any] = latents.values.to_numpy(zero_copy_only=True)
+        vectors: NDArray[Any] = latents.flatten().to_numpy(zero_copy_only=True)
         return vectors.reshape(-1, manifest.encoder["width"])
     value = np.dtype(manifest.store)
     if not len(latents):

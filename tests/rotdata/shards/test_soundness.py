@@ -157,6 +157,21 @@ def test_scales_of_eight_bits_are_looked_at(toy_strips: Path, tmp_path: Path, ch
 
 
 @pytest.mark.parametrize(
+    ("value", "problem"),
+    [
+        (b"\0" * 7, "latents that are not 4 values of float16"),
+        (b"", "latents that are not 4 values of float16"),
+        (np.full(4, np.nan, np.float16).tobytes(), "embeddings that are not finite"),
+        (None, "embedding with a null in it"),
+    ],
+)
+def test_latents_of_their_own_are_looked_at(toy_alone: Path, tmp_path: Path, value: Any, problem: str) -> None:
+    folder = Path(shutil.copytree(toy_alone, tmp_path / "alone"))
+    change_shard(folder, 0, row("embedding", lambda latents: [latents[0], value, *latents[2:]]))
+    assert_named_and_refused(folder, problem)
+
+
+@pytest.mark.parametrize(
     ("changes", "problem"),
     [
         ({"rows": 5, "row_groups": [5]}, "row groups of [4] rows, the manifest says [5]"),
