@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from rotdata.cli.options import CorpusName, DatasetConfig, Json, Limit, Source, Split
-from rotdata.console import print_json, say
+from rotdata.console import print_json, say, tell
 
 if TYPE_CHECKING:
     from rotdata.renumbering import Summary

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rotdata.errors import CheckpointError
+from rotdata.output import sync_folder
 from rotdata.shards import unwritable
-from rotdata.shards.files import sync_folder
 
 AGAIN = "copy or fetch the checkpoint again, or train it again"
 _FRACTIONS = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
