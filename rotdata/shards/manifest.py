@@ -45,6 +45,7 @@ _STYLE: dict[str, Any] = {
     "layout": Literal["line", "square"],
     "square_px": int,
 }
+_OPTIONAL_STYLE: dict[str, Any] = {"align_steps": bool, "fallback": list[str]}
 _ENCODER: dict[str, Any] = {
     "model": str,
     "revision": str | None,
@@ -270,6 +271,7 @@ class Manifest:
             yield "encoder"
         yield from _misfitting("style", self.style, {"style": dict, "fonts": dict[str, str], "sha256": str})
         yield from _misfitting("style.style", self.style["style"], _STYLE)
+        yield from _misfitting("style.style", self.style["style"], _OPTIONAL_STYLE, optional=True)
         yield from _misfitting("settings", self.settings, _SETTINGS if self.encoder is None else _EMBEDDING_SETTINGS)
         yield from _misfitting("settings", self.settings, _OPTIONAL_SETTINGS, optional=True)
         yield from _misfitting("survey", self.survey, _SURVEY, optional=True)
