@@ -17,6 +17,8 @@ from rotdata.rendering.style import LINE_BREAKS, StripStyle, respell, spelling
 
 EMPTY, SEVERAL = 0, 0xFFFFFFFF
 """In place of a code point: a cell that no character has, and one that a character shares with the marks over it."""
+REST = 0x200B
+"""The same for the second cell of a character that takes two: nothing, but no space, as a zero-width space is drawn."""
 _STEP = re.compile(rf"(?<=[{LINE_BREAKS}])[^{LINE_BREAKS}]|(?<= )<<")
 """Where a step of the reasoning begins, but for the first."""
 
@@ -27,17 +29,28 @@ def is_mark(character: str) -> bool:
     return unicodedata.category(character) in ("Mn", "Me")
 
 
+@cache
+def is_wide(character: str) -> bool:
+    """Whether it is as wide as two of the others."""
+    return unicodedata.east_asian_width(character) in ("W", "F")
+
+
 def steps_of(text: str) -> list[int]:
     """The characters that begin a step, but for the first."""
     return [found.start() for found in _STEP.finditer(text)]
 
 
-def place_cells(drawn: str, cells_a_latent: int, steps: Sequence[int] = ()) -> NDArray[np.int32]:
+def place_cells(
+    drawn: str, cells_a_latent: int, steps: Sequence[int] = (), *, wide_cells: bool = False
+) -> NDArray[np.int32]:
     """Number of each character's cell, and of the cell after the last: [len(drawn) + 1].
 
     A mark has the cell which it is drawn in. `steps` are the drawn characters that begin a latent; a space before one
-    that would open a latent for nothing takes no cell, and has the number of the one after it.
+    that would open a latent for nothing takes no cell, and has the number of the one after it. With `wide_cells`,
+    full-width characters take two cells of one latent; where one is left, it stays blank.
     """
+    if wide_cells and any(map(is_wide, set(drawn))):
+        return _place_wide(drawn, cells_a_latent, frozenset(steps))
     cells = np.arange(len(drawn) + 1, dtype=np.int32)
     if any(map(is_mark, set(drawn))):
         owns = [i == 0 or not is_mark(character) for i, character in enumerate(drawn)]
@@ -51,8 +64,27 @@ def place_cells(drawn: str, cells_a_latent: int, steps: Sequence[int] = ()) -> N
     return cells
 
 
+def _place_wide(drawn: str, cells_a_latent: int, steps: frozenset[int]) -> NDArray[np.int32]:
+    cells = np.empty(len(drawn) + 1, dtype=np.int32)
+    free = 0
+    for i, character in enumerate(drawn):
+        beyond = free % cells_a_latent
+        if i in steps and beyond:
+            free += -1 if beyond == 1 and drawn[i - 1] == " " else cells_a_latent - beyond
+        elif i and is_mark(character):
+            cells[i] = cells[i - 1]
+            continue
+        size = 1 + is_wide(character)
+        if size == 2 and free % cells_a_latent == cells_a_latent - 1:
+            free += 1
+        cells[i] = free
+        free += size
+    cells[-1] = free
+    return cells
+
+
 def shown(text: str, style: StripStyle) -> NDArray[np.uint32]:
-    """Code points of what each latent of a line of cells shows, cell by cell, or EMPTY or SEVERAL: [K, S].
+    """Code points of what each latent of a line of cells shows, cell by cell, or EMPTY, SEVERAL or REST: [K, S].
 
     The style has neither padding nor marks beside the text.
     """
@@ -61,7 +93,8 @@ def shown(text: str, style: StripStyle) -> NDArray[np.uint32]:
         text, {each: spelt for each in set(text) if (spelt := spelling(each, style.line_break)) is not None}
     )
     steps = steps_of(text) if style.align_steps else []
-    cells = place_cells(drawn, style.cells, steps if owners is None else owners[steps].tolist())
+    steps = steps if owners is None else owners[steps].tolist()
+    cells = place_cells(drawn, style.cells, steps, wide_cells=style.wide_cells)
     points = np.frombuffer(drawn.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     mark = np.array([is_mark(character) for character in drawn], dtype=bool)
     room = cells[1:] > cells[:-1]
@@ -70,6 +103,9 @@ def shown(text: str, style: StripStyle) -> NDArray[np.uint32]:
     flat = found_KS.reshape(-1)
     flat[cells[:-1][room & ~mark]] = points[room & ~mark]
     flat[cells[:-1][mark]] = SEVERAL
+    if style.wide_cells:
+        wide = np.array([is_wide(character) for character in drawn], dtype=bool)
+        flat[cells[:-1][wide] + 1] = REST
     return found_KS
 
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rotdata.errors import UsageError
-from rotdata.rendering.cells import is_mark, place_cells
+from rotdata.rendering.cells import is_mark, is_wide, place_cells
 from rotdata.rendering.fonts import kern_table
 from rotdata.rendering.glyphs import Glyph, Glyphs, columns
 
@@ -180,7 +180,8 @@ class CellLine:
 
     A glyph is centred by its advance, moved until its ink is inside, and drawn smaller if it is too wide. A combining
     mark takes no cell: it is centred over the character before it. The character before one that begins a latent takes
-    what is left of its own; a space that would open a latent for nothing takes no room.
+    what is left of its own; a space that would open a latent for nothing takes no room. Where the style has wide cells,
+    a full-width character takes two.
     """
 
     def __init__(self, glyphs: Glyphs) -> None:
@@ -194,38 +195,51 @@ class CellLine:
 
     def place(self, drawn: str, advances: NDArray[np.int16], steps: Sequence[int] = ()) -> NDArray[np.int32]:  # noqa: ARG002 -- cells have one
         """Left border of each character's cell; a mark's is that of the cell which it is drawn in."""
-        cells = place_cells(drawn, self._cells, steps)
+        cells = place_cells(drawn, self._cells, steps, wide_cells=self._glyphs.style.wide_cells)
         return cells * np.int32(self._factor_px) // np.int32(self._cells)
 
     def draw(self, drawn: str, pens: NDArray[np.int32], width_px: int) -> tuple[int, bytes]:
         """Join the cells."""
-        widths = np.diff(pens)
+        widths, starts = np.diff(pens), pens[:-1]
         clusters = list(drawn)
         if not widths.all():  # characters with marks, whose pens are the same up to the last mark
             stops = (np.flatnonzero(widths) + 1).tolist()
             clusters = [drawn[start:stop] for start, stop in pairwise([0, *stops])]
-            widths = widths[widths > 0]
-        cells = [self._drawn[width][cluster] for width, cluster in zip(widths.tolist(), clusters, strict=True)]
+            widths, starts = widths[widths > 0], starts[widths > 0]
+        if self._has_wide(drawn):
+            cells = list(map(self._draw_own, clusters, starts.tolist(), widths.tolist()))
+        else:
+            cells = [self._drawn[width][cluster] for width, cluster in zip(widths.tolist(), clusters, strict=True)]
         for kept in self._drawn.values():
             if len(kept) > _MAX_CELLS:
                 kept.clear()
         rest = width_px - self._padding_px - int(pens[-1])
         return self._padding_px, b"".join([self._blank * self._padding_px, *cells, self._blank * rest])
 
+    def _has_wide(self, drawn: str) -> bool:
+        return self._glyphs.style.wide_cells and any(map(is_wide, set(drawn)))
+
+    def _draw_own(self, cluster: str, pen: int, width_px: int) -> bytes:
+        """The columns of a cluster in a line where some take two cells: those of its own, and what is left blank."""
+        cell = -(-pen * self._cells // self._factor_px)
+        size = 1 + self._has_wide(cluster)
+        own_px = (cell + size) * self._factor_px // self._cells - pen
+        return self._drawn[own_px][cluster] + self._blank * (width_px - own_px)
+
     def _drawer(self, width_px: int) -> Callable[[str], bytes]:
         """What draws a cluster, a character and the marks over it, into a cell and what is left of its latent."""
         narrow = self._factor_px // self._cells
-        cell_px = width_px if width_px <= narrow + 1 else narrow  # some are wider where they do not divide the latent
-        rest = self._blank * (width_px - cell_px)
 
         def draw(cluster: str) -> bytes:
+            # Some cells are wider where they do not divide the latent; what takes two has no more than these here.
+            cell_px = width_px if width_px <= narrow + 1 or self._has_wide(cluster) else narrow
             image = self._glyphs.canvas(cell_px)
             for character in cluster:
                 glyph = self._fitted(self._glyphs[character], cell_px)
                 across = glyph.left_px + glyph.right_px if is_mark(character) else glyph.advance_px
                 pen = min(max((cell_px - across) // 2, -glyph.left_px), cell_px - glyph.right_px)
                 self._glyphs.stamp(image, glyph, pen)
-            return columns(image, 0, cell_px) + rest
+            return columns(image, 0, cell_px) + self._blank * (width_px - cell_px)
 
         return draw
 

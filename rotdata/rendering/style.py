@@ -91,6 +91,11 @@ class StripStyle:
         self._check_cells()
         self._check_square()
 
+    @property
+    def wide_cells(self) -> bool:
+        """Whether full-width characters take two cells: with fallback fonts, before which all characters had one."""
+        return bool(self.fallback) and (self.cells or 1) > 1
+
     def _fill_in(self) -> None:
         """Choose what depends on cells and was left open."""
         for name in ("font", "padding_px", "font_size_px"):

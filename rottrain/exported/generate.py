@@ -274,7 +274,8 @@ class _Book:
 
     def text(self, classes: tuple[int, ...]) -> str:
         """The characters."""
-        return "".join(self._characters[number - OTHER - 1] for number in classes if number != NOTHING)
+        read = "".join(self._characters[number - OTHER - 1] for number in classes if number != NOTHING)
+        return read.replace("\u200b", "")  # the second cell of a full-width character
 
     def _shown(self, classes: Any) -> tuple[int, ...]:
         """Classes as pictures show them: nothing looks like a space, and is one."""

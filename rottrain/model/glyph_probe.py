@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 -- torch's own name for it
 
-from rotdata.rendering.cells import EMPTY
+from rotdata.rendering.cells import EMPTY, REST
 
 _MOST_CHARACTERS = 254
 MOST_SLOTS = 8
@@ -85,7 +85,8 @@ class Alphabet:
     def text(self, classes: Sequence[int]) -> str:
         """Characters of some slots; what the alphabet does not have is U+FFFD."""
         known = (number - OTHER - 1 for number in classes if number != NOTHING)
-        return "".join(self.characters[index] if index >= 0 else "\ufffd" for index in known)
+        read = "".join(self.characters[index] if index >= 0 else "\ufffd" for index in known)
+        return read.replace(chr(REST), "")
 
 
 class GlyphProbe(nn.Module):

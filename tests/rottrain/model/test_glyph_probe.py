@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
 import torch
 
+from rotdata.rendering.cells import EMPTY, REST, characters_of
 from rottrain.model.glyph_probe import NOTHING, OTHER, Alphabet, characters_right, train_probe
 
 
@@ -24,6 +26,14 @@ def test_labels_name_what_each_latent_shows() -> None:
     assert [alphabet.text(row) for row in labels.tolist()] == ["1", "=2", "", "21"]
     assert alphabet.labels("é", [0, 1])[0, 0] == OTHER
     assert alphabet.text([OTHER]) == "\ufffd"
+
+
+def test_the_second_cell_of_a_character_is_a_class_of_its_own_and_no_text() -> None:
+    points = np.array([[ord("数"), REST, ord("a"), EMPTY]], dtype=np.uint32)
+    alphabet = Alphabet.of([characters_of(points[0])], [], slots=4)
+    [classes] = alphabet.labels_of_cells(points)
+    assert len(set(classes)) == 4
+    assert alphabet.text(classes.tolist()) == "数a"
 
 
 def test_a_probe_learns_to_read_latents_and_stays_as_it_is() -> None:
