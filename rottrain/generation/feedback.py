@@ -63,40 +63,50 @@ class PictureFeedback:
     ) -> None:
         self._probe, self._head, self.book, self._pictures, self._choose = probe, head, book, pictures, choose
         self._classes: list[Tensor] = []
-        self._confidences: list[Tensor] = []
+        self._surprises: list[Tensor] = []
+        """Negative logarithms of confidences."""
+        self._known: list[Tensor] = []
+        """Whether the book had what was read."""
         self._named: list[Tensor] = []
-        self._missed: list[Tensor] = []
 
     def __call__(self, predicted_BD: Tensor) -> tuple[Tensor, Tensor]:
         """The next latents as predicted -> the latents to continue from, and which rows have ended: [B, D], [B]."""
         alphabet = self._probe.alphabet
         logits_BSC = self._probe(self._head.scaled(predicted_BD))
-        classes_BS = torch.stack([self._choose(logits_BC) for logits_BC in logits_BSC.unbind(dim=1)], dim=1)
-        chances_BS = logits_BSC.softmax(dim=-1).gather(-1, classes_BS[..., None])[..., 0]
-        page_B = self.book.find(classes_BS)
-        nameable_B = (classes_BS != OTHER).all(dim=-1)
-        missed_B = nameable_B & (page_B < 0)
-        if self._pictures is not None and missed_B.any():
-            self._draw(classes_BS[missed_B])
-            page_B = self.book.find(classes_BS)
-        named_B = nameable_B & (page_B >= 0)
+        classes_BS, chosen_BS = self._chosen(logits_BSC)
+        drawn_BS = alphabet.drawn(classes_BS)
+        page_B = self.book.find_drawn(drawn_BS)
+        known_B = named_B = page_B >= 0
+        if self._pictures is not None and not known_B.all():
+            missed_B = ~known_B & (classes_BS != OTHER).all(dim=-1)
+            if missed_B.any():
+                self._draw(classes_BS[missed_B])
+                page_B = self.book.find_drawn(drawn_BS)
+                named_B = page_B >= 0
         written_BD = self.book.latents_ND[page_B.clamp(min=0)].to(predicted_BD.dtype)
-        for kept, value in zip(
-            (self._classes, self._confidences, self._named, self._missed),
-            (classes_BS, chances_BS.amin(dim=-1), named_B, missed_B),
-            strict=True,
-        ):
-            kept.append(value)
-        return torch.where(named_B[:, None], written_BD, predicted_BD), alphabet.blank(classes_BS)
+        self._classes.append(classes_BS)
+        self._surprises.append((logits_BSC.logsumexp(dim=-1) - chosen_BS).amax(dim=-1))
+        self._known.append(known_B)
+        self._named.append(named_B)
+        return torch.where(named_B[:, None], written_BD, predicted_BD), alphabet.blank_drawn(drawn_BS)
 
     def read(self) -> Read:
         """What was read so far."""
+        classes_BKS = torch.stack(self._classes, dim=1)
         return Read(
-            classes_BKS=torch.stack(self._classes, dim=1),
-            confidence_BK=torch.stack(self._confidences, dim=1),
+            classes_BKS=classes_BKS,
+            confidence_BK=torch.stack(self._surprises, dim=1).neg().exp(),
             named_BK=torch.stack(self._named, dim=1),
-            missed_BK=torch.stack(self._missed, dim=1),
+            missed_BK=~torch.stack(self._known, dim=1) & (classes_BKS != OTHER).all(dim=-1),
         )
+
+    def _chosen(self, logits_BSC: Tensor) -> tuple[Tensor, Tensor]:
+        """The class of each slot, and its logit: [B, S] each. The likeliest ones are found in one call."""
+        if self._choose is greedy:
+            likeliest = logits_BSC.max(dim=-1)
+            return likeliest.indices, likeliest.values
+        classes_BS = torch.stack([self._choose(logits_BC) for logits_BC in logits_BSC.unbind(dim=1)], dim=1)
+        return classes_BS, logits_BSC.gather(-1, classes_BS[..., None])[..., 0]
 
     def _draw(self, classes_LS: Tensor) -> None:
         """Make pages of characters that the book lacks; those that no one latent can show are left out."""

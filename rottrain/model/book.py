@@ -37,7 +37,10 @@ class Book:
 
     def find(self, classes_LS: Tensor) -> Tensor:
         """The page that shows these characters, [L]; -1 where there is none."""
-        drawn_LS = self.alphabet.drawn(classes_LS)
+        return self.find_drawn(self.alphabet.drawn(classes_LS))
+
+    def find_drawn(self, drawn_LS: Tensor) -> Tensor:
+        """The same of classes as pictures show them."""
         place_L = torch.searchsorted(self._codes_N, self._code(drawn_LS)).clamp(max=len(self) - 1)
         page_L = self._pages_N[place_L]
         same_L = (self.classes_NS[page_L] == drawn_LS).all(dim=-1)

@@ -80,7 +80,11 @@ class Alphabet:
 
     def blank(self, classes: Tensor) -> Tensor:
         """Whether a latent of these classes [..., S] shows nothing: [...]."""
-        return (self.drawn(classes) == self._class.get(" ", NOTHING)).all(dim=-1)
+        return self.blank_drawn(self.drawn(classes))
+
+    def blank_drawn(self, drawn: Tensor) -> Tensor:
+        """The same of classes as pictures show them."""
+        return (drawn == self._class.get(" ", NOTHING)).all(dim=-1)
 
     def text(self, classes: Sequence[int]) -> str:
         """Characters of some slots; what the alphabet does not have is U+FFFD."""
