@@ -13,12 +13,15 @@ import numpy as np
 
 from bench.common import gsm8k_texts
 from rotdata.legibility import Reading, judge, read_strip
+from rotdata.rendering.cells import unfold
 from rotdata.rendering.strips import Strip, StripStyle, font_size_for_cells, renderer
 
 STRIPS = 60
 SIZES_PX = (6, 7, 8, 10, 12, 14, 16, 20, 24)
 FONTS = ("DejaVu Sans", "DejaVu Sans Condensed", "DejaVu Sans Mono")
 CELLS = (2, 3, 4, 5, 6)
+TWO_LINES = (4, 5, 6)
+"""Cells a line, where a latent has two."""
 
 
 def styles() -> list[tuple[str, StripStyle]]:
@@ -31,6 +34,9 @@ def styles() -> list[tuple[str, StripStyle]]:
         size = font_size_for_cells("mono", count, 32)
         style = StripStyle(font="mono", font_size_px=size, cells=count, padding_px=0)
         cells.append((f"DejaVu Sans Mono, {size} px, {count} cells a latent", style))
+    for count in TWO_LINES:
+        style = StripStyle(cells=count, lines=2)
+        cells.append((f"DejaVu Sans Mono, {style.font_size_px} px, two lines of {count} cells a latent", style))
     return proportional + cells
 
 
@@ -56,7 +62,8 @@ def main(count: int) -> None:
     print("|---|---|---|---|")
     for name, style in styles():
         strips = [renderer(style).render(text) for text in texts]
-        readings = [read_strip("", text, strip.pixels) for text, strip in zip(texts, strips, strict=True)]
+        lines = [unfold(strip.pixels, style.lines) for strip in strips]
+        readings = [read_strip("", text, line) for text, line in zip(texts, lines, strict=True)]
         print(row(name, texts, strips, readings), flush=True)
 
 

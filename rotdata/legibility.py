@@ -22,6 +22,7 @@ from rapidfuzz.distance import Levenshtein
 
 from rotdata import shards
 from rotdata.errors import RotError, UsageError
+from rotdata.rendering.cells import unfold
 from rotdata.rendering.png import decode_png
 
 if TYPE_CHECKING:
@@ -83,8 +84,10 @@ def check_folder(folder: Path, count: int) -> Legibility:
     if manifest.kind != "strips" or manifest.style["style"]["layout"] != "line":
         raise UsageError(f"{folder} holds no strips of one line: only these are read back")
     rows = shards.sample(folder, manifest, count, ["id", "cot", "image", "spans"])
+    lines = manifest.style["style"].get("lines", 1)
     return judge(
-        read_strip(row["id"], row["cot"][: row["spans"][-1]], decode_png(row["image"]["bytes"])) for row in rows
+        read_strip(row["id"], row["cot"][: row["spans"][-1]], unfold(decode_png(row["image"]["bytes"]), lines))
+        for row in rows
     )
 
 
@@ -100,7 +103,7 @@ def judge(readings: Iterable[Reading]) -> Legibility:
 
 
 def read_strip(name: str, text: str, pixels: NDArray[np.uint8]) -> Reading:
-    """Read the pixels [H, W] of a strip of `text`."""
+    """Read the pixels [H, W] of a strip of `text`, one line."""
     read = " ".join(_recognise(piece) for piece in pieces(pixels))
     expected = _comparable(text)
     return Reading(

@@ -170,7 +170,8 @@ def _in_words(style: dict[str, Any]) -> str:
     parts = [f"{style['font']}, {style['font_size_px']} px", f"lines of {style['height_px']} px"]
     parts.append(f"padding {style['padding_px']} px")
     if style["cells"]:
-        parts.append(f"{style['cells']} cells a latent{', steps aligned' if style.get('align_steps') else ''}")
+        lines = f" in each of {style['lines']} lines" if style.get("lines", 1) > 1 else ""
+        parts.append(f"{style['cells']} cells a latent{lines}{', steps aligned' if style.get('align_steps') else ''}")
     if style["layout"] == "square":
         parts.append(f"squares of {style['square_px']} px")
     if style["kerning"] != "none" or style["letter_spacing_px"]:

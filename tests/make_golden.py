@@ -26,6 +26,7 @@ PICTURES = {
         "<<7+5=12>> Wide iIl %mW e\u0301",
         StripStyle(font="DejaVu Sans Mono", font_size_px=17, cells=3, padding_px=0),
     ),
+    "lines": ("<<12*3=36>> <<36-4=32>> Wide %mW e\u0301 end", StripStyle(cells=6, lines=2)),
     "kerned": ("AVATAR To We, kerned by Typography", StripStyle(kerning="pairs", letter_spacing_px=1)),
     "marked": ("3+4=7", StripStyle(begin_mark="<think> ", end_mark=" </think>", font="DejaVu Sans Mono")),
     "square": (

@@ -57,6 +57,9 @@ def render(
     cells: Annotated[
         int | None, typer.Option(help="Characters a latent, each in a cell of its own, so that none straddles two.")
     ] = None,
+    lines: Annotated[
+        int, typer.Option(min=1, help="Lines of cells in one latent; with --cells, and for embed --context latent.")
+    ] = 1,
     align_steps: Annotated[  # noqa: FBT002
         bool, typer.Option("--align-steps", help="Each line or <<...>> begins a latent; with --cells.")
     ] = False,
@@ -155,6 +158,7 @@ def render(
         kerning=kerning,
         letter_spacing_px=letter_spacing,
         cells=cells,
+        lines=lines,
         align_steps=align_steps,
         begin_mark=begin_mark,
         end_mark=end_mark,

@@ -336,6 +336,8 @@ def _introduction(manifest: Manifest) -> str:
     corpus, font = _inline(manifest.corpus), _inline(style["font"])
     size_px, height_px = _inline(style["font_size_px"]), _inline(style["height_px"])
     shape = "one line" if style["layout"] == "line" else "lines wrapped into a square"
+    if style.get("lines", 1) > 1:
+        shape += f", of which each latent shows {_inline(style['lines'])} stretches below each other"
     drawn = (
         f"The chains of thought of the corpus {corpus}, each drawn as a picture of {shape} ({font}, {size_px} px, "
         f"lines of {height_px} px): a strip, cut into squares of that side, the latents."

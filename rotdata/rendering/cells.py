@@ -1,6 +1,6 @@
 """Which cell each character of a text is drawn in, and what each latent shows: of cells alone, knowing no font.
 
-Shapes: K latents, S cells of a latent.
+Shapes: K latents, S cells of a latent (of all its lines), n lines of a latent, H height of a latent, and its width.
 """
 
 from __future__ import annotations
@@ -41,16 +41,16 @@ def steps_of(text: str) -> list[int]:
 
 
 def place_cells(
-    drawn: str, cells_a_latent: int, steps: Sequence[int] = (), *, wide_cells: bool = False
+    drawn: str, cells_a_latent: int, steps: Sequence[int] = (), *, lines: int = 1, wide_cells: bool = False
 ) -> NDArray[np.int32]:
     """Number of each character's cell, and of the cell after the last: [len(drawn) + 1].
 
     A mark has the cell which it is drawn in. `steps` are the drawn characters that begin a latent; a space before one
     that would open a latent for nothing takes no cell, and has the number of the one after it. With `wide_cells`,
-    full-width characters take two cells of one latent; where one is left, it stays blank.
+    full-width characters take two cells of one of a latent's lines; where one is left, it stays blank.
     """
     if wide_cells and any(map(is_wide, set(drawn))):
-        return _place_wide(drawn, cells_a_latent, frozenset(steps))
+        return _place_wide(drawn, cells_a_latent, cells_a_latent // lines, frozenset(steps))
     cells = np.arange(len(drawn) + 1, dtype=np.int32)
     if any(map(is_mark, set(drawn))):
         owns = [i == 0 or not is_mark(character) for i, character in enumerate(drawn)]
@@ -64,7 +64,7 @@ def place_cells(
     return cells
 
 
-def _place_wide(drawn: str, cells_a_latent: int, steps: frozenset[int]) -> NDArray[np.int32]:
+def _place_wide(drawn: str, cells_a_latent: int, cells_a_line: int, steps: frozenset[int]) -> NDArray[np.int32]:
     cells = np.empty(len(drawn) + 1, dtype=np.int32)
     free = 0
     for i, character in enumerate(drawn):
@@ -75,7 +75,7 @@ def _place_wide(drawn: str, cells_a_latent: int, steps: frozenset[int]) -> NDArr
             cells[i] = cells[i - 1]
             continue
         size = 1 + is_wide(character)
-        if size == 2 and free % cells_a_latent == cells_a_latent - 1:
+        if size == 2 and free % cells_a_line == cells_a_line - 1:
             free += 1
         cells[i] = free
         free += size
@@ -88,18 +88,20 @@ def shown(text: str, style: StripStyle) -> NDArray[np.uint32]:
 
     The style has neither padding nor marks beside the text.
     """
-    assert style.cells is not None
+    assert style.cells_a_latent is not None
     drawn, owners = respell(
         text, {each: spelt for each in set(text) if (spelt := spelling(each, style.line_break)) is not None}
     )
     steps = steps_of(text) if style.align_steps else []
     steps = steps if owners is None else owners[steps].tolist()
-    cells = place_cells(drawn, style.cells, steps, wide_cells=style.wide_cells)
+    cells = place_cells(drawn, style.cells_a_latent, steps, lines=style.lines, wide_cells=style.wide_cells)
     points = np.frombuffer(drawn.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)
     mark = np.array([is_mark(character) for character in drawn], dtype=bool)
     room = cells[1:] > cells[:-1]
     room[:-1] |= mark[1:]  # a character has a cell although the mark over it has the same one
-    found_KS = np.full((max(1, -(-int(cells[-1]) // style.cells)), style.cells), EMPTY, dtype=np.uint32)
+    found_KS = np.full(
+        (max(1, -(-int(cells[-1]) // style.cells_a_latent)), style.cells_a_latent), EMPTY, dtype=np.uint32
+    )
     flat = found_KS.reshape(-1)
     flat[cells[:-1][room & ~mark]] = points[room & ~mark]
     flat[cells[:-1][mark]] = SEVERAL
@@ -112,3 +114,20 @@ def shown(text: str, style: StripStyle) -> NDArray[np.uint32]:
 def characters_of(points: NDArray[np.uint32]) -> str:
     """The characters that cells show, without the cells that show none or several."""
     return "".join(map(chr, points[(points != EMPTY) & (points != SEVERAL)].tolist()))
+
+
+def fold(line: NDArray[np.uint8], lines: int, height_px: int) -> NDArray[np.uint8]:
+    """One long line [H / n, K * n * H] -> a strip [H, K * H] whose latents each show n stretches of it."""
+    if lines == 1:
+        return line
+    stretches = line.reshape(len(line), -1, lines, height_px)
+    return stretches.transpose(2, 0, 1, 3).reshape(height_px, -1)
+
+
+def unfold(strip: NDArray[np.uint8], lines: int) -> NDArray[np.uint8]:
+    """A strip as the one long line that was folded into it."""
+    height_px = len(strip)
+    if lines == 1:
+        return strip
+    stretches = strip.reshape(lines, height_px // lines, -1, height_px)
+    return stretches.transpose(1, 2, 0, 3).reshape(height_px // lines, -1)

@@ -96,12 +96,19 @@ def load_font(face: FontFace, size_px: int) -> ImageFont.FreeTypeFont:
     return font
 
 
-def font_size_for_cells(font: str, cells: int, height_px: int) -> int:
-    """The largest size in pixels, up to the paper's 20, at which a zero of `font` needs no more than its cell."""
+def font_size_for_cells(font: str, cells: int, height_px: int, *, lines: int = 1) -> int:
+    """The largest size in pixels, up to the paper's 20, at which a zero of `font` needs no more than its cell.
+
+    With several lines a latent, the font is no higher than one of them either.
+    """
     face = find_font(font)
     narrow = height_px // max(1, cells)
-    sizes = (size for size in range(20, 4, -1) if round(load_font(face, size).getlength("0")) <= narrow)
-    return next(sizes, 4)
+
+    def fits(size_px: int) -> bool:
+        drawn = load_font(face, size_px)
+        return round(drawn.getlength("0")) <= narrow and (lines == 1 or sum(drawn.getmetrics()) <= height_px // lines)
+
+    return next(filter(fits, range(20, 4, -1)), 4)
 
 
 @cache

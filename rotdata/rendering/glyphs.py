@@ -54,12 +54,12 @@ class Glyphs:
         self.substituted: set[str] = set()
         """Characters met so far that a fallback font draws."""
         ascent, descent = load_font(self.faces[0], style.font_size_px).getmetrics()
-        if ascent + descent > style.height_px:
+        if ascent + descent > style.line_px:
             raise UsageError(
-                f"{self.faces[0].name} at {style.font_size_px} px takes {ascent + descent} px of height, the strip "
-                f"has {style.height_px}: use a smaller --font-size or a greater --height"
+                f"{self.faces[0].name} at {style.font_size_px} px takes {ascent + descent} px of height, a line "
+                f"has {style.line_px}: use a smaller --font-size or a greater --height"
             )
-        self._baseline_px = (style.height_px - ascent - descent) // 2 + ascent
+        self._baseline_px = (style.line_px - ascent - descent) // 2 + ascent
         self._box_rank = next(rank for rank, face in enumerate(self.faces) if ord(_BOX) in face.coverage)
         self._glyphs: dict[str, Glyph] = {}
         self._respelt: dict[str, str] = {}
@@ -110,11 +110,11 @@ class Glyphs:
 
     def fits_height(self, glyph: Glyph) -> bool:
         """Whether all ink lies within the line."""
-        return self._baseline_px + glyph.top_px >= 0 and self._baseline_px + glyph.bottom_px <= self.style.height_px
+        return self._baseline_px + glyph.top_px >= 0 and self._baseline_px + glyph.bottom_px <= self.style.line_px
 
     def canvas(self, width_px: int) -> Image.Image:
         """An empty stretch of line."""
-        return Image.new("L", (width_px, self.style.height_px), self.style.background)
+        return Image.new("L", (width_px, self.style.line_px), self.style.background)
 
     def stamp(self, image: Image.Image, glyph: Glyph, pen_px: int) -> None:
         """Draw a glyph onto a stretch of line."""

@@ -176,7 +176,9 @@ class ProportionalLine:
 
 
 class CellLine:
-    """Each character has a cell of its own, `cells` of them a latent, and its ink stays within.
+    """Each character has a cell of its own, `cells` of them a latent's width, and its ink stays within.
+
+    Where a latent has several lines, the line is one as long as all of them: whoever draws strips folds it.
 
     A glyph is centred by its advance, moved until its ink is inside, and drawn smaller if it is too wide. A combining
     mark takes no cell: it is centred over the character before it. The character before one that begins a latent takes
@@ -190,12 +192,13 @@ class CellLine:
         self._cells = glyphs.style.cells
         self._factor_px = glyphs.style.height_px
         self._padding_px = glyphs.style.padding_px
-        self._blank = bytes([glyphs.style.background]) * self._factor_px
+        self._blank = bytes([glyphs.style.background]) * glyphs.style.line_px
         self._drawn: dict[int, dict[str, bytes]] = _Remembered(lambda width: _Remembered(self._drawer(width)))
 
     def place(self, drawn: str, advances: NDArray[np.int16], steps: Sequence[int] = ()) -> NDArray[np.int32]:  # noqa: ARG002 -- cells have one
         """Left border of each character's cell; a mark's is that of the cell which it is drawn in."""
-        cells = place_cells(drawn, self._cells, steps, wide_cells=self._glyphs.style.wide_cells)
+        style = self._glyphs.style
+        cells = place_cells(drawn, self._cells * style.lines, steps, lines=style.lines, wide_cells=style.wide_cells)
         return cells * np.int32(self._factor_px) // np.int32(self._cells)
 
     def draw(self, drawn: str, pens: NDArray[np.int32], width_px: int) -> tuple[int, bytes]:

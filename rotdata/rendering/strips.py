@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rotdata.errors import UsageError
-from rotdata.rendering.cells import steps_of
+from rotdata.rendering.cells import fold, steps_of
 from rotdata.rendering.fonts import find_font, font_size_for_cells
 from rotdata.rendering.glyphs import Glyphs, MissingGlyph
 from rotdata.rendering.lines import CellLine, Line, ProportionalLine
@@ -152,7 +152,7 @@ class Renderer:
         if self.style.layout == "square":
             side = self.style.square_px // self.style.height_px
             return max(side, len(self._wrap(placed))) * side
-        return self._width_px(placed) // self.style.height_px
+        return self._width_px(placed) // (self.style.lines * self.style.height_px)
 
     def fit(self, text: str, max_latents: int) -> int:
         """How many characters of `text`, from its start, make a strip of at most `max_latents`."""
@@ -163,7 +163,7 @@ class Renderer:
             stop = rows[room].start if room < len(rows) else len(placed.drawn)
         else:
             tail = int(placed.pens[-1] - placed.pens[len(placed.pens) - 1 - len(self.style.end_mark)])
-            room = max_latents * self.style.height_px - 2 * self.style.padding_px - tail
+            room = max_latents * self.style.lines * self.style.height_px - 2 * self.style.padding_px - tail
             stop = int(np.searchsorted(placed.pens, room, side="right")) - 1
         borders = self._borders(placed.owners, len(text))
         fitting = max(0, int(np.searchsorted(borders, stop, side="right")) - 1)
@@ -189,8 +189,9 @@ class Renderer:
         """What decides the pixels: style, font files and glyphs as drawn. JSON-ready."""
         faces = self._glyphs.faces
         style = asdict(self.style) | {"font": faces[0].name}
-        if not self.style.align_steps:
-            del style["align_steps"]  # strips from before there was such a thing keep their fingerprint
+        for later, default in (("align_steps", False), ("lines", 1)):
+            if style[later] == default:
+                del style[later]  # strips from before there was such a thing keep their fingerprint
         if self.style.fallback:
             style["fallback"] = [find_font(name).name for name in self.style.fallback]
         else:
@@ -234,13 +235,14 @@ class Renderer:
         return np.arange(begin, begin + length + 1, dtype=np.int32)
 
     def _width_px(self, placed: _Placed) -> int:
-        factor = self.style.height_px
+        """Of the line, or of all the lines of latents that have several, one after the other."""
+        factor = self.style.lines * self.style.height_px
         return max(1, -(-(int(placed.pens[-1]) + 2 * self.style.padding_px) // factor)) * factor
 
     def _draw_line(self, placed: _Placed, length: int) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
         """Pixels and spans of one line."""
         origin, columns = self._line.draw(placed.drawn, placed.pens, self._width_px(placed))
-        pixels = np.frombuffer(columns, dtype=np.uint8).reshape(-1, self.style.height_px).T
+        line = np.frombuffer(columns, dtype=np.uint8).reshape(-1, self.style.line_px).T
         if placed.owners is not None:
             starts = placed.pens[placed.owners]
         elif self.style.begin_mark or self.style.end_mark:
@@ -249,7 +251,10 @@ class Renderer:
             starts = placed.pens
         doubled_centres = starts[:-1] + starts[1:] + np.int32(2 * origin)
         doubled_centres[placed.squeezed] -= 1
-        return pixels, self._spans(doubled_centres, pixels.shape[1] // self.style.height_px)
+        spans = self._spans(doubled_centres, line.shape[1] // self.style.height_px)[:: self.style.lines]
+        pixels = fold(line, self.style.lines, self.style.height_px)
+        pixels.flags.writeable = False
+        return pixels, spans
 
     def _draw_square(self, placed: _Placed, length: int) -> tuple[NDArray[np.uint8], NDArray[np.int32]]:
         """Pixels and spans of a square, or of as many rows as the text needs, as if its rows were one long line."""

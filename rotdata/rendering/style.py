@@ -23,6 +23,7 @@ _VARIATION_SELECTORS = frozenset(map(chr, (*range(0xFE00, 0xFE10), *range(0xE010
 
 
 _FONT = "DejaVu Sans"
+_LOWEST_LINE_PX = 8
 _BY_CELLS: Any = None  # its value depends on whether there are cells: __post_init__ puts it in
 
 
@@ -56,7 +57,10 @@ class StripStyle:
     letter_spacing_px: int = 0
     """Added to the advance of every character that has one."""
     cells: int | None = None
-    """Characters a latent: each is drawn within a cell of height_px / cells columns, so that none straddles latents."""
+    """Characters a line of a latent: each is drawn within a cell of height_px / cells columns, so that none straddles
+    latents."""
+    lines: int = 1
+    """Lines of cells in the height of one latent, read one below the other before the next latent is."""
     align_steps: bool = False
     """Whether each step of the reasoning, a line of its text or a calculator mark <<...>>, begins a latent."""
     begin_mark: str = ""
@@ -66,6 +70,16 @@ class StripStyle:
     """One line, or lines of one latent's height wrapped at words into a square, latents in reading order."""
     square_px: int = 1024
     """Side of the square; the paper's is 1024."""
+
+    @property
+    def line_px(self) -> int:
+        """Height of one line."""
+        return self.height_px // self.lines
+
+    @property
+    def cells_a_latent(self) -> int | None:
+        """Characters that a latent has room for, where there are cells."""
+        return None if self.cells is None else self.cells * self.lines
 
     def __post_init__(self) -> None:
         """Raise UsageError for values that can't make a strip, UnknownFont where cells ask for the size of a font."""
@@ -106,13 +120,23 @@ class StripStyle:
         if self.cells is None:
             return {"font": _FONT, "padding_px": 4, "font_size_px": 20}[name]
         if name == "font_size_px":
-            return font_size_for_cells(self.font, self.cells, self.height_px)
+            return font_size_for_cells(self.font, self.cells, self.height_px, lines=max(1, self.lines))
         return {"font": f"{_FONT} Mono", "padding_px": 0}[name]
 
     def _check_cells(self) -> None:
         if self.align_steps and (self.cells is None or self.layout != "line"):
             raise UsageError(
                 "steps are aligned with latents in a line of cells: give cells, 4 or 6 say, and no other layout"
+            )
+        if self.lines != 1 and (self.cells is None or self.layout != "line" or self.padding_px or self.lines < 1):
+            raise UsageError(
+                "lines count lines of cells in one latent, 2 say: give cells, 6 say, and neither padding nor another "
+                "layout"
+            )
+        if self.height_px % self.lines or self.line_px < _LOWEST_LINE_PX:
+            raise UsageError(
+                f"{self.lines} lines do not divide a latent of {self.height_px} px into lines of at least "
+                f"{_LOWEST_LINE_PX} px"
             )
         if self.cells is None:
             return

@@ -240,6 +240,11 @@ def plan_embed(strips: Path, encoder: Encoder, settings: EmbedSettings = _AS_THE
             "picture of its own characters: render with --cells, 6 say, without padding and marks, or embed with "
             "--context strip"
         )
+    if settings.context == "strip" and style.get("lines", 1) > 1:
+        raise UsageError(
+            f"each latent in {strips} holds {style['lines']} lines of text, so beside each other they are no line that "
+            "could be read: embed with --context latent"
+        )
     height, factor = style["height_px"], encoder.geometry.factor_px
     if height != factor:
         raise ShardMismatch(

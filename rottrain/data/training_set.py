@@ -240,4 +240,4 @@ def _alphabet(selections: Sequence[Selection], style: StripStyle | None) -> Alph
             cot, borders = group.cots[row], group.spans[row]
             texts.append(cot if style is None else characters_of(shown(cot, style)))
             spans += [] if borders is None else [borders]
-    return Alphabet.of(texts, spans, slots=None if style is None else style.cells)
+    return Alphabet.of(texts, spans, slots=None if style is None else style.cells_a_latent)

@@ -21,7 +21,10 @@ from torch.nn import functional as F  # noqa: N812 -- torch's own name for it
 from rotdata.rendering.cells import EMPTY, REST
 
 _MOST_CHARACTERS = 254
-MOST_SLOTS = 8
+MOST_SLOTS = 128
+"""Cells of a latent, all its lines together, at most."""
+_MOST_BY_LENGTH = 8
+"""Slots where the lengths of spans choose their number."""
 _HIDDEN = 512
 _STEPS, _BATCH, _LR, _NOISE = 800, 512, 2e-3, 0.1
 NOTHING, OTHER = 0, 1
@@ -44,7 +47,7 @@ class Alphabet:
             counts.update(text)
         if slots is None:
             lengths = sorted(stop - start for row in spans for start, stop in pairwise(row)) or [1]
-            slots = max(1, min(MOST_SLOTS, lengths[len(lengths) * 99 // 100]))
+            slots = max(1, min(_MOST_BY_LENGTH, lengths[len(lengths) * 99 // 100]))
         ranked = sorted(counts, key=lambda character: (-counts[character], character))
         return cls("".join(sorted(ranked[:_MOST_CHARACTERS])), slots)
 

@@ -127,6 +127,7 @@ def test_fields_split_and_seed_reach_the_source(run_rotdata: Run, tmp_path: Path
             {"cells": 4, "font": "DejaVu Sans", "font_size_px": 11},
         ),
         (("--cells", 2, "--padding", 32), {"cells": 2, "padding_px": 32}),
+        (("--cells", 6, "--lines", 2), {"cells": 6, "lines": 2, "font_size_px": 9}),
         (("--begin-mark", "<think>", "--end-mark", "</think>"), {"begin_mark": "<think>", "end_mark": "</think>"}),
         (("--layout", "square", "--square", 256), {"layout": "square", "square_px": 256}),
         (("--line-break", " | ", "--on-missing", "box"), {"line_break": " | ", "on_missing": "box"}),

@@ -705,6 +705,7 @@ OTHER_VALUES: dict[str, Any] = {
     "kerning": "pairs",
     "letter_spacing_px": 1,
     "cells": 3,
+    "lines": 2,
     "align_steps": True,
     "begin_mark": "<think>",
     "end_mark": "</think>",
@@ -713,6 +714,7 @@ OTHER_VALUES: dict[str, Any] = {
 }
 BESIDE: dict[str, dict[str, Any]] = {
     "cells": {"padding_px": 0},
+    "lines": {"cells": 3, "padding_px": 0, "font_size_px": 10},
     "align_steps": {"cells": 3, "padding_px": 0},
     "square_px": {"layout": "square"},
 }
@@ -778,6 +780,12 @@ def test_a_notebook_is_shown_the_pixels() -> None:
         {"layout": "round"},
         {"cells": 0, "padding_px": 0},
         {"cells": 9, "padding_px": 0},
+        {"lines": 2},
+        {"lines": 0, "cells": 4, "padding_px": 0},
+        {"lines": 3, "cells": 4, "padding_px": 0},
+        {"lines": 8, "cells": 4, "padding_px": 0},
+        {"lines": 2, "cells": 4, "padding_px": 32},
+        {"lines": 2, "cells": 4, "padding_px": 0, "layout": "square"},
         {"cells": 4, "padding_px": 4},
         {"cells": 4, "padding_px": 0, "kerning": "pairs"},
         {"cells": 4, "padding_px": 0, "letter_spacing_px": 1},

@@ -12,11 +12,13 @@ import numpy as np
 import pytest
 
 from rotdata import shards
+from rotdata.corpora import Source
 from rotdata.encoders import LazyEncoder, Placement
 from rotdata.encoders.models import find_model
 from rotdata.encoders.patches import latent_pictures
-from rotdata.errors import OutputOccupied
+from rotdata.errors import OutputOccupied, UsageError
 from rotdata.rendering.png import decode_png
+from rotdata.rendering.strips import StripStyle, render
 from rotdata.runs import embedding, pipeline, resumable
 from rotdata.runs.embedding import EmbedSettings
 from rotdata.shards import EmbeddingShards, Manifest, read_rejects, read_table
@@ -197,3 +199,15 @@ def test_strips_of_another_context_are_another_run(toy_cells: Path, toy_alone: P
         pipeline.embed(toy_cells, StandInEncoder(), tmp_path / "out", settings=ALONE)
     latent, strip = Manifest.load(toy_alone), Manifest.load(tmp_path / "out")
     assert latent.encoding_fingerprint != strip.encoding_fingerprint
+
+
+def test_latents_of_several_lines_are_encoded_alone_or_refused(tmp_path: Path) -> None:
+    style = StripStyle(cells=4, lines=2)
+    pipeline.render(Source(location="toy", corpus="toy", limit=4), style, tmp_path / "strips")
+    with pytest.raises(UsageError, match="holds 2 lines of text.*--context latent"):
+        pipeline.embed(tmp_path / "strips", StandInEncoder(), tmp_path / "out")
+    pipeline.embed(tmp_path / "strips", StandInEncoder(), tmp_path / "out", settings=ALONE)
+    [rows] = EmbeddingShards(tmp_path / "out")
+    strip = render(rows.cots[0], style)
+    expected_KD = np.concatenate([StandInEncoder().latents(each) for each in latent_pictures(strip.pixels)])
+    np.testing.assert_array_equal(rows.embedding_LD[: rows.offsets[1]], expected_KD.astype(np.float16))

@@ -1,6 +1,7 @@
 """Picture feedback, from strips to answers, on the embedded model."""
 
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -129,3 +130,27 @@ def test_without_a_glyph_probe_nothing_can_be_read(picture_checkpoint: Path) -> 
     rot.glyphs = None
     with pytest.raises(CheckpointError, match="needs a glyph probe, and this checkpoint has none: train it with"):
         rot.generate(["?"])
+
+
+def test_a_thought_of_two_lines_a_latent_is_read_drawn_and_fed_back(tmp_path: Path) -> None:
+    style = StripStyle(cells=6, lines=2, align_steps=True)
+    rotdata.render_corpus(SUMS, out=tmp_path / "strips", style=style)
+    rotdata.embed(tmp_path / "strips", tmp_path / "shards", model="tiny", dtype="float32", context="latent")
+    rottrain.stage1(
+        shards=tmp_path / "shards", model="tiny", out=tmp_path / "s1", recipe="picture", max_steps=4, lr=1e-3,
+        batch_size=8,
+    )  # fmt: skip
+    rot = rottrain.RoT.from_pretrained(tmp_path / "s1")
+    assert rot.config.alphabet is not None
+    assert rot.config.alphabet["slots"] == 12
+    [made] = rot.generate([SUMS[3]["question"]], budget=2)
+    assert made.thought is not None
+    assert made.latents_KD is not None
+    encoder, plain = load_encoder("tiny", dtype="float32"), renderer(StripStyle(cells=6, lines=2))
+    for text, fed_D in zip(made.thought.texts, made.latents_KD, strict=True):
+        assert len(text) <= 12
+        [drawn_1D] = encoder.encode([plain.render(text).pixels[:, :32]])
+        torch.testing.assert_close(fed_D, torch.from_numpy(drawn_1D[0]), atol=2e-2, rtol=0)
+    rows = EmbeddingShards(tmp_path / "shards").read_group(0)
+    assert rows.spans[0] is not None
+    assert [rows.cots[0][a:b] for a, b in pairwise(rows.spans[0])] == ["<<4+4=8>> ", "<<8*1=8>>"]
