@@ -44,12 +44,25 @@ def load_tower(
     )
 
 
+def settle() -> None:
+    """Have MKL choose the code of its vector functions for this CPU, in this thread alone, before a model is there.
+
+    Their first call stores the CPU's number and then, without a lock, translates it into that of the code. If several
+    threads make that call, a cosine of rotary positions say, one may find the number in between, and computes its part
+    with other code: cosines that are off by 1.5e-4, in the first call of the process alone.
+    """
+    import torch
+
+    torch.zeros(1).cos()
+
+
 def load_pretrained(
     model_class: type[PreTrainedModel], folder: ModelFolder, *, part: str, **settings: Any
 ) -> PreTrainedModel:
     """A model of that class, some part of the folder's, with its weights. Raises UnknownModel if one is missing."""
     from safetensors import SafetensorError
 
+    settle()
     try:
         with quiet_loading():  # it would list the other parts' weights as unexpected
             model, info = model_class.from_pretrained(
