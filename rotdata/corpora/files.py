@@ -325,7 +325,7 @@ def _parquet_records(file: Path) -> Iterator[tuple[str, Record | Unreadable]]:
     def batches() -> Iterator[Any]:
         parquet = pq.ParquetFile(file, page_checksum_verification=True)
         columns = [field.name for field in parquet.schema_arrow if not _is_payload(field.type)]
-        yield from parquet.iter_batches(batch_size=_ROWS_PER_BATCH, columns=columns)
+        yield from parquet.iter_batches(batch_size=_ROWS_PER_BATCH, columns=columns, use_threads=False)
 
     return _table_records(file, "Parquet", batches())
 

@@ -110,7 +110,7 @@ def _problems_of_groups(manifest: Manifest, entry: ShardEntry, file: pq.ParquetF
     found: dict[str, list[int]] = {}
     latents = 0
     for group in range(len(entry.row_groups)):
-        table = file.read_row_group(group)
+        table = file.read_row_group(group, use_threads=False)
         latents += pc.sum(table.column("num_latents")).as_py() or 0
         for problem in problems_of_rows(manifest, table):
             found.setdefault(problem, []).append(group)

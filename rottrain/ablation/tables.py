@@ -197,7 +197,7 @@ def read(path: Path) -> tuple[list[Row], Section]:
     import pyarrow.parquet as pq
 
     try:
-        table = pq.read_table(path)
+        table = pq.read_table(path, use_threads=False)
     except (OSError, pa.ArrowException) as error:
         raise UsageError(f"{path} can't be read as Parquet ({error}): give the {RESULTS} of an ablation") from error
     metadata = table.schema.metadata or {}
