@@ -10,6 +10,7 @@ import dataclasses
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints, is_typeddict
@@ -59,11 +60,11 @@ def as_record(kind: type[_Record], value: Any, file: Path, *, remedy: str) -> _R
     return record
 
 
-def check_known(kind: type[Any], value: Any, key: str) -> None:
+def check_known(kind: Any, value: Any, key: str) -> None:
     """Raise Misfit if a field of a dataclass is in an object and of another type; it may have more or fewer."""
     if not isinstance(value, dict):
         raise Misfit(key, "an object", shown(value))
-    for name, hint in get_type_hints(kind).items():
+    for name, hint in _hints(kind).items():
         if name in value:
             _as(_ANY_NUMBER if hint is int else hint, value[name], _joined(key, name))
 
@@ -98,7 +99,7 @@ def _as_fields(kind: Any, value: Any, key: str) -> Any:
     """A dataclass, or a typed dictionary, of an object with all its keys and no others."""
     if not isinstance(value, dict):
         raise Misfit(key, "an object", shown(value))
-    hints = get_type_hints(kind, include_extras=True)
+    hints = _hints(kind)
     needed = _needed(kind)
     if strange := sorted(value.keys() - hints.keys()):
         raise Misfit(_joined(key, strange[0]), "absent", shown(value[strange[0]]))
@@ -106,6 +107,11 @@ def _as_fields(kind: Any, value: Any, key: str) -> Any:
         raise Misfit(_joined(key, lacking[0]), _expected(hints[lacking[0]]), "nothing")
     found = {name: _as(hints[name], each, _joined(key, name)) for name, each in value.items()}
     return found if is_typeddict(kind) else kind(**found)
+
+
+@cache
+def _hints(kind: Any) -> dict[str, Any]:
+    return get_type_hints(kind, include_extras=True)
 
 
 def _needed(kind: Any) -> set[str]:
