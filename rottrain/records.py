@@ -76,7 +76,8 @@ def _as(hint: Any, value: Any, key: str) -> Any:
         return _as_one_of(inner, value, key)
     if dataclasses.is_dataclass(kind) or is_typeddict(kind):
         return _as_fields(kind, value, key)
-    if kind is list and isinstance(value, list):
+    of_one_kind = kind is list or (kind is tuple and inner[1:] == (...,))
+    if of_one_kind and isinstance(value, list):
         return [_as(inner[0], each, f"{key}[{place}]") for place, each in enumerate(value)]
     if kind is tuple and isinstance(value, list) and len(value) == len(inner):
         return [_as(each, got, f"{key}[{place}]") for place, (each, got) in enumerate(zip(inner, value, strict=True))]

@@ -167,7 +167,7 @@ def _plan(
     stand_ins = draw.stand_ins(survey.characters)
     settings: dict[str, Any] = {"max_latents": max_latents, "too_long": too_long}
     if stand_ins["missing"] and max_boxes < ANY_BOXES:
-        settings["max_boxes"] = max_boxes  # where there are none, it decides nothing
+        settings["max_boxes"] = float(max_boxes)  # where there are none, it decides nothing
     return style, shards.Manifest(
         kind="strips",
         corpus=source.corpus,

@@ -58,6 +58,7 @@ _ENCODER: dict[str, Any] = {
 _SETTINGS: dict[str, Any] = {"max_latents": int, "too_long": Literal["reject", "truncate", "split"]}
 _EMBEDDING_SETTINGS: dict[str, Any] = _SETTINGS | {"patches_per_call": int, "store": Store}
 _OPTIONAL_SETTINGS: dict[str, Any] = {
+    "max_boxes": float,
     "pool": int,
     "max_stored_latents": int,
     "longer": Longer,
