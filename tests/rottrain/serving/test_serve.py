@@ -109,7 +109,7 @@ def test_content_may_come_in_parts(client: openai.OpenAI) -> None:
         ({"extra_body": {"budget": 10**9}}, "budget is from 0"),
         ({"extra_body": {"budgett": 3}}, "budgett is not to be had here"),
         ({"extra_body": {"halt": 1.5}}, "halt: "),
-        ({"extra_body": {"feedback": "picture"}}, "picture feedback needs a checkpoint"),
+        ({"extra_body": {"feedback": "picture"}}, "picture feedback needs latents that are pictures"),
         ({"stop": ["\n"]}, "stop is not to be had here"),
         ({"n": 2}, "n: "),
         ({"temperature": 1e9}, "temperature: "),
