@@ -5,9 +5,10 @@ from __future__ import annotations
 import os
 import stat
 import sys
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from rotdata.errors import UsageError
 
@@ -18,14 +19,22 @@ _STANDARD = (1, 2)
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Write a file to a temporary name, sync, rename: a reader sees the old file or the new one.
+    """Write a file as `being_written` does, in one piece."""
+    with being_written(path) as stream:
+        stream.write(content)
+
+
+@contextmanager
+def being_written(path: Path) -> Iterator[IO[bytes]]:
+    """A file to write to: under a temporary name, synced and renamed at the end, so that readers see all or nothing.
 
     A symlink stays one: what it leads to is written so. A device or a pipe, and this process's own stdout or stderr
     under whatever name, is written to as it is. Raises UsageError for a folder, OSError.
     """
     found = _found(path)
     if is_stream(path):
-        _write_through(path, content)
+        with _through(path) as stream:
+            yield stream
         return
     target = replaceable(path)
     temporary = target.with_name(f".{target.name}.tmp")
@@ -33,7 +42,7 @@ def write_atomically(path: Path, content: bytes) -> None:
         with temporary.open("wb") as stream:
             if found is not None:
                 os.fchmod(stream.fileno(), stat.S_IMODE(found.st_mode))
-            stream.write(content)
+            yield stream
             stream.flush()
             os.fsync(stream.fileno())
         temporary.replace(target)
@@ -103,10 +112,9 @@ def _standard(found: os.stat_result) -> int | None:
     return None
 
 
-def _write_through(path: Path, content: bytes) -> None:
-    """Write to what is there, by the descriptor that this process has of it or by a new one."""
+def _through(path: Path) -> IO[bytes]:
+    """What is there, by the descriptor that this process has of it or by a new one."""
     descriptor = _standard(path.stat())
     sys.stdout.flush()
     sys.stderr.flush()
-    with open(os.open(path, os.O_WRONLY) if descriptor is None else os.dup(descriptor), "wb") as stream:  # noqa: PTH123
-        stream.write(content)
+    return open(os.open(path, os.O_WRONLY) if descriptor is None else os.dup(descriptor), "wb")  # noqa: PTH123 -- its caller closes it

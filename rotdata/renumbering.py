@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import json
-import os
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import IO, Any
@@ -21,6 +19,7 @@ from rotdata.corpora.records import record_of
 from rotdata.corpora.source import count_records
 from rotdata.corpora.wordings import Wording, is_held_out
 from rotdata.errors import SourceError, UsageError
+from rotdata.output import being_written, check_output
 
 UNREADABLE = "it can't be read"
 EXHAUSTED = "no other numbers keep its results of their kind"
@@ -81,10 +80,12 @@ def renumber(
     reasons: Counter[str] = Counter()
     keys: set[str] = set()
     started = time.monotonic()
+    for path, option in ((out, "--out"), (held_out, "--hold-out"), (left_out, "--left-out")):
+        check_output(path, option)
     with ExitStack() as files:
-        kept = files.enter_context(_written(out))
-        apart = held_out and files.enter_context(_written(held_out))
-        why = left_out and files.enter_context(_written(left_out))
+        kept = files.enter_context(being_written(out))
+        apart = held_out and files.enter_context(being_written(held_out))
+        why = left_out and files.enter_context(being_written(left_out))
         total = count_records(source)
         for row in tqdm(read(source), total=total, unit="row", desc="renumber", disable=None):
             counts["in"] += 1
@@ -131,28 +132,5 @@ def _nothing(source: Source, reasons: Counter[str]) -> str:
     )
 
 
-def _write(stream: IO[str], record: dict[str, Any]) -> None:
-    stream.write(json.dumps(record, ensure_ascii=False) + "\n")
-
-
-@contextmanager
-def _written(path: Path) -> Iterator[IO[str]]:
-    """A text file that is there whole or not at all; what is no regular file is written through."""
-    target = path.resolve() if path.is_symlink() else path
-    if target.is_dir():
-        raise UsageError(f"{path} is a folder: name a file in it, such as {path / 'renumbered.jsonl'}")
-    if not target.absolute().parent.is_dir():
-        raise UsageError(f"the folder of {path} does not exist: make it first")
-    if target.exists() and not target.is_file():
-        with target.open("w", encoding="utf-8") as stream:
-            yield stream
-        return
-    temporary = target.with_name(f".{target.name}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as stream:
-            yield stream
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+def _write(stream: IO[bytes], record: dict[str, Any]) -> None:
+    stream.write(json.dumps(record, ensure_ascii=False).encode() + b"\n")

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -195,4 +196,11 @@ def test_what_is_no_regular_file_is_written_through(run_rotdata: Run, gsm8k: Pat
     assert run_rotdata("renumber", gsm8k, "--out", link).code == 0
     assert link.is_symlink()
     assert len(lines(target)) == 12
-    assert run_rotdata("renumber", gsm8k, "--out", os.devnull).code == 0
+    pipe, read = tmp_path / "pipe", []
+    os.mkfifo(pipe)
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()), daemon=True)
+    reader.start()
+    assert run_rotdata("renumber", gsm8k, "--out", pipe).code == 0
+    reader.join(60)
+    assert read == [target.read_text()]
+    assert pipe.is_fifo()
