@@ -89,10 +89,10 @@ def clear(folder: Path) -> None:
     (folder / MANIFEST).unlink()
 
 
-def holds_bytes(path: Path, size: int, sha256: str) -> bool:
-    """Whether a file is there and holds these bytes."""
+def holds_bytes(path: Path, size: int | None, sha256: str) -> bool:
+    """Whether a file is there and holds these bytes; their number, where it is known, spares reading others."""
     try:
-        return path.stat().st_size == size and file_sha256(path) == sha256
+        return size in (None, path.stat().st_size) and file_sha256(path) == sha256
     except OSError:
         return False
 

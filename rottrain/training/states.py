@@ -15,7 +15,7 @@ from pathlib import Path
 from rotdata.console import say
 from rotdata.errors import CheckpointError
 from rotdata.output import sync_folder
-from rotdata.shards import is_leftover, write_atomically
+from rotdata.shards import holds_bytes, is_leftover, write_atomically
 from rotdata.shards.files import file_sha256
 from rottrain import records
 
@@ -113,19 +113,12 @@ def _problem(folder: Path, run: str, processes: int) -> str | None:
     except CheckpointError as error:
         return str(error)
     for name, sha256 in sealed.files.items():
-        if not _holds(folder / name, sha256):
+        if not holds_bytes(folder / name, None, sha256):
             lacks = "is not what was written" if (folder / name).exists() else "is missing"
             return f"{folder} is damaged, {name} {lacks}"
     if sealed.processes != processes:
         return f"{folder} was saved by a run in {sealed.processes} processes, not {processes}"
     return None if sealed.run == run else f"{folder} is a state of another run"
-
-
-def _holds(file: Path, sha256: str) -> bool:
-    try:
-        return file_sha256(file) == sha256
-    except OSError:
-        return False
 
 
 def _step(folder: Path) -> int:
