@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from rotdata.errors import CheckpointError
-from rotdata.output import sync_folder
+from rotdata.output import replaceable, sync_folder
 from rotdata.shards import unwritable
 
 AGAIN = "copy or fetch the checkpoint again, or train it again"
@@ -55,14 +55,15 @@ def _problem(value: Tensor, *, counts: bool) -> str | None:
 
 
 def save(tensors: Mapping[str, Tensor], file: Path) -> None:
-    """Write tensors to a temporary name, sync, rename."""
-    temporary = file.with_name(f".{file.name}.tmp")
+    """Write tensors to a temporary name, sync, rename; through a link to what it leads to. Raises UsageError."""
+    target = replaceable(file)
+    temporary = target.with_name(f".{target.name}.tmp")
     save_file(dict(tensors), temporary)
     with temporary.open("rb") as stream:
         os.fsync(stream.fileno())
     temporary.chmod(0o644)  # safetensors writes files that only their owner can read
-    temporary.replace(file)
-    sync_folder(file.parent)
+    temporary.replace(target)
+    sync_folder(target.parent)
 
 
 @contextmanager
