@@ -8,6 +8,7 @@ import posixpath
 import re
 import shutil
 import tempfile
+from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,11 @@ def is_address(location: str) -> bool:
 
 
 @cache
-def fetched(address: str) -> Path:
+def fetched(address: str, wanted: Callable[[str], bool]) -> Path:
     """The file, or the folder of files, that an address names, copied here for as long as this process lives.
 
-    A glob becomes a folder of what matches. Raises SourceError, with what to install where a protocol needs it.
+    Of a folder or a glob, which becomes a folder of what matches, come the files whose names are `wanted`. Raises
+    SourceError, with what to install where a protocol needs it.
     """
     from fsspec.core import url_to_fs  # type: ignore[import-untyped]
 
@@ -34,7 +36,7 @@ def fetched(address: str) -> Path:
     atexit.register(shutil.rmtree, here, ignore_errors=True)
     try:
         filesystem, path = url_to_fs(address)
-        files = _files(filesystem, path)
+        files = _files(filesystem, path, wanted)
         root = posixpath.dirname(files[0]) if len(files) == 1 else posixpath.commonpath(files or [path])
         for file in files:
             target = here / file.removeprefix(root).lstrip("/")
@@ -49,11 +51,11 @@ def fetched(address: str) -> Path:
     return here / Path(files[0]).name if files == [path] else here
 
 
-def _files(filesystem: Any, path: str) -> list[str]:
+def _files(filesystem: Any, path: str, wanted: Callable[[str], bool]) -> list[str]:
     if glob.has_magic(path):
         found: list[str] = filesystem.glob(path)
     elif filesystem.info(path)["type"] == "directory":
         found = filesystem.find(path)
     else:
-        found = [path]
-    return sorted(found)
+        return [path]
+    return sorted(filter(wanted, found))

@@ -66,13 +66,13 @@ def find_files(location: str, split: str) -> tuple[Path, list[Path]]:
     Where names in a folder tell splits apart (train.jsonl, test/1.json), those of `split` are taken. Raises SourceError
     for a folder without files of a known format or of that split.
     """
-    path = fetched(location) if is_address(location) else Path(location)
+    path = fetched(location, _is_named_like_one) if is_address(location) else Path(location)
     if path.is_file():
         return path.parent, [path]
     if path.is_dir():
         if saved := _saved(path, split):
             return path, saved
-        files = sorted(file for file in path.rglob("*") if _suffix(file) in _SUFFIXES and file.is_file())
+        files = sorted(file for file in path.rglob("*") if _is_named_like_one(file.name) and file.is_file())
         if not files:
             raise SourceError(f"no {', '.join(_SUFFIXES)} files in folder {path}")
         return path, _of_split(path, files, split)
@@ -162,6 +162,11 @@ def _common_folder(files: list[Path]) -> Path:
     while not all(parent.is_relative_to(root) for parent in parents):
         root = root.parent
     return root
+
+
+def _is_named_like_one(name: str) -> bool:
+    """Whether a file's name is that of a corpus, of whatever format, or tells how one was saved."""
+    return _suffix(Path(name)) in _SUFFIXES
 
 
 def _suffix(file: Path) -> str:

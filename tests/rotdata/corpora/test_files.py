@@ -148,7 +148,10 @@ def test_a_saved_dataset_that_lacks_a_file_is_refused(tmp_path: Path) -> None:
 
 def test_files_at_an_address_are_fetched(tmp_path: Path) -> None:
     memory = fsspec.filesystem("memory")
-    memory.pipe({"/rot/a/train.jsonl": LINES, "/rot/b/train.jsonl": LINES, "/rot/b/test.jsonl": LINES[:30]})
+    memory.pipe(
+        {"/rot/a/train.jsonl": LINES, "/rot/b/train.jsonl": LINES, "/rot/b/test.jsonl": LINES[:30], "/rot/b/x.png": b""}
+    )
+    assert not list(find_files("memory://rot", "train")[0].rglob("*.png"))  # only what may be a corpus is fetched
     assert read(find_files("memory://rot/a/train.jsonl", "train")[1][0]) == ROWS
     for address in ("memory://rot", "memory://rot/*/train.jsonl"):
         root, files = find_files(address, "train")
