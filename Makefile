@@ -59,5 +59,5 @@ $(STAMP): pyproject.toml constraints.txt
 	    || { echo "Python 3.11 or later is needed: install it, or name it with PYTHON=..." >&2; exit 1; }; \
 	    test -x $(BIN)/python || "$$python" -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,dev,report]'
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[test,dev]'
 	@touch $@

@@ -15,6 +15,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
+from rotdata import extras
 from rotdata.errors import RotError
 from rotdata.version import __version__
 
@@ -167,6 +168,11 @@ def run_app(app: typer.Typer) -> None:
     except OSError as error:
         _say_error(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
         sys.exit(1)
+    except ModuleNotFoundError as error:
+        if (missing := extras.missing(error, str(app.info.name))) is None:
+            raise
+        _say_error(missing)
+        sys.exit(missing.exit_code)
     except (MemoryError, RuntimeError) as error:
         if not _is_lack_of_memory(error):
             raise

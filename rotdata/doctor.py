@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from rotdata.extras import installing
 from rotdata.rendering.fallback import EAST_ASIAN, PACKAGES, fonts_for
 from rotdata.rendering.fonts import shipped_fonts, shipped_sha256
 from rotdata.rendering.strips import StripStyle, renderer
@@ -21,11 +22,14 @@ from rotdata.version import __version__
 
 Status = Literal["ok", "note", "problem"]
 
-_LIBRARIES = ("torch", "transformers", "peft", "accelerate", "datasets", "huggingface_hub", "pyarrow", "tokenizers")
+_LIBRARIES = ("numpy", "pyarrow", "datasets", "huggingface_hub", "tokenizers")
 _EXTRAS = {
-    "ocr": ("rapidocr", "reads strips back: rotdata render --check-ocr"),
-    "report": ("matplotlib", "draws plots: rotdata stats --plot"),
-    "ray": ("ray", "embeds on a cluster"),
+    "embed": (("torch", "transformers"), "runs vision towers: rotdata embed"),
+    "train": (("peft", "accelerate", "math-verify"), "trains, generates and evaluates: rottrain"),
+    "serve": (("fastapi",), "serves a checkpoint: rottrain serve"),
+    "ocr": (("rapidocr",), "reads strips back: rotdata render --check-ocr"),
+    "report": (("matplotlib",), "draws plots: rotdata stats --plot"),
+    "ray": (("ray",), "embeds on a cluster"),
 }
 _HUB_TIMEOUT_S = 5
 _LOW_DISK_GB = 20
@@ -45,7 +49,7 @@ class Finding:
 
 
 def examine() -> Iterator[Finding]:
-    """Look at everything, the quick things first. A problem is what stops rendering, embedding or training here."""
+    """Look at everything, the quick things first. A problem is what stops commands of what is installed here."""
     yield Finding(
         name="render-of-thought",
         status="ok",
@@ -74,12 +78,13 @@ def _libraries() -> Iterator[Finding]:
 
 
 def _extras() -> Iterator[Finding]:
-    for extra, (package, purpose) in _EXTRAS.items():
-        try:
-            yield Finding(name=package, status="ok", found=importlib.metadata.version(package))
-        except importlib.metadata.PackageNotFoundError:
-            remedy = f"pip install 'render-of-thought[{extra}]'"
-            yield Finding(name=package, status="note", found=f"not installed; {purpose}", remedy=remedy)
+    for extra, (packages, purpose) in _EXTRAS.items():
+        for package in packages:
+            try:
+                yield Finding(name=package, status="ok", found=importlib.metadata.version(package))
+            except importlib.metadata.PackageNotFoundError:
+                found = f"not installed; {purpose}"
+                yield Finding(name=package, status="note", found=found, remedy=installing(extra))
 
 
 def _fonts() -> Finding:
@@ -111,8 +116,10 @@ def _east_asian_fonts() -> Finding:
 def _devices() -> Iterator[Finding]:
     try:
         import torch
+    except ModuleNotFoundError:  # noted among the extras
+        return
     except ImportError as error:
-        yield Finding(name="devices", status="problem", found=str(error), remedy="install torch")
+        yield Finding(name="devices", status="problem", found=str(error), remedy="install torch anew")
         return
     from rotdata.encoders import default_kernel, default_precision
 

@@ -55,6 +55,10 @@ class TrainingError(RotError):
     """Training can't go on: a loss that is not finite, rows that can't be batched."""
 
 
+class MissingExtra(RotError):
+    """A command needs libraries that an extra of the package brings, and they are not installed."""
+
+
 class Interrupted(RotError):
     """SIGTERM or SIGINT: what was whole is saved, and the same command resumes."""
 

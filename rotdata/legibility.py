@@ -21,7 +21,8 @@ from numpy.typing import NDArray
 from rapidfuzz.distance import Levenshtein
 
 from rotdata import shards
-from rotdata.errors import RotError, UsageError
+from rotdata.errors import UsageError
+from rotdata.extras import needing
 from rotdata.rendering.cells import unfold
 from rotdata.rendering.png import decode_png
 
@@ -30,10 +31,6 @@ if TYPE_CHECKING:
 
 _PIECE_PX = (320, 640)  # a piece of a line of height 32 ends at the widest blank stretch between these
 _WORST = 5
-
-
-class OcrMissing(RotError):
-    """The extra that reads strips is not installed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,7 +75,7 @@ class Legibility:
 def check_folder(folder: Path, count: int) -> Legibility:
     """Read `count` strips of a folder of strip shards, spread evenly over it.
 
-    Raises OcrMissing, ShardError, or UsageError for a folder without lines of text.
+    Raises MissingExtra, ShardError, or UsageError for a folder without lines of text.
     """
     manifest = shards.Manifest.load(folder)
     if manifest.kind != "strips" or manifest.style["style"]["layout"] != "line":
@@ -128,7 +125,7 @@ def pieces(pixels: NDArray[np.uint8]) -> Iterator[NDArray[np.uint8]]:
 
 
 def load_reader() -> None:
-    """Load the recogniser. Raises OcrMissing with the remedy."""
+    """Load the recogniser. Raises MissingExtra with the remedy."""
     _reader()
 
 
@@ -155,10 +152,8 @@ def _recognise(piece: NDArray[np.uint8]) -> str:
 
 @cache
 def _reader() -> RapidOCR:
-    try:
+    with needing("ocr", "reading strips"):
         from rapidocr import RapidOCR
-    except ImportError as error:
-        raise OcrMissing(f"reading strips needs an extra ({error}): pip install 'render-of-thought[ocr]'") from error
     reader = RapidOCR(
         params={
             "Global.use_det": False,

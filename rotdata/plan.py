@@ -22,7 +22,7 @@ from tqdm import tqdm
 from rotdata import corpora
 from rotdata.corpora.tokens import TokenCounter
 from rotdata.encoders.models import ModelFolder
-from rotdata.errors import SourceError, UnknownModel
+from rotdata.errors import MissingExtra, SourceError, UnknownModel
 from rotdata.rendering.fallback import with_fallback
 from rotdata.rendering.strips import MissingGlyph, StripStyle, renderer
 from rotdata.runs import pipeline
@@ -81,7 +81,7 @@ class CorpusPlan:
     render_s: float
     choices: list[Choice]
     embed_s: float | None
-    """None where the model's weights are not on this machine."""
+    """None where the model's weights are not on this machine, torch is not installed, or there is no row."""
     device: str | None
     free_gigabytes: float
     warnings: list[str] = field(default_factory=list)
@@ -124,7 +124,8 @@ def plan(
     latents = round(sum(k * count for k, count in measured.latents.items()) * scale)
     rows = round(measured.rows * scale)
     width = model.embedding_width()
-    encoder = _local_encoder(model, device)
+    here = _local_encoder(model, device)
+    encoder, lacking = (None, here) if isinstance(here, str) else (here, None)
     with tempfile.TemporaryDirectory(prefix="rotdata-plan-") as scratch:
         probe = _probe(measured.sample, style, encoder, Path(scratch))
     shard_count = max(1, -(-round(read * scale) // rows_per_shard))
@@ -152,7 +153,7 @@ def plan(
         device=None if encoder is None else f"{encoder.identity.dtype} on {device or 'the default device'}",
         free_gigabytes=round(shutil.disk_usage(_existing(out)).free / 1e9, 1),
     )
-    found.warnings.extend(_warnings(found, out))
+    found.warnings.extend(_warnings(found, out, lacking))
     return found
 
 
@@ -258,15 +259,17 @@ def _probe(sample: list[corpora.Row], style: StripStyle, encoder: Encoder | None
     return found
 
 
-def _local_encoder(model: ModelFolder, device: str | None) -> Encoder | None:
-    """The model's encoder if its weights are here; plans do not download them."""
-    try:
-        model.weight_files()
-    except UnknownModel:
-        return None
+def _local_encoder(model: ModelFolder, device: str | None) -> Encoder | str:
+    """The model's encoder, or why there is none here; plans download and install nothing."""
     from rotdata.encoders import default_device, default_precision, load_encoder
 
-    device = device or default_device()
+    try:
+        model.weight_files()
+        device = device or default_device()
+    except UnknownModel:
+        return f"the weights of {model.name} are not on this machine"
+    except MissingExtra as error:
+        return str(error)
     return load_encoder(model, dtype=default_precision(device), device=device)
 
 
@@ -282,7 +285,8 @@ def _hub_rows(source: corpora.Source) -> int | None:
     return split.num_examples if split else None
 
 
-def _warnings(found: CorpusPlan, out: Path) -> Iterator[str]:
+def _warnings(found: CorpusPlan, out: Path, lacking: str | None) -> Iterator[str]:
+    """What a user should know before he begins; `lacking` is why there was no encoder to try."""
     smallest, default = min(choice.gigabytes for choice in found.choices), found.choices[0]
     if found.strips_gigabytes + default.gigabytes > found.free_gigabytes:
         fits = " (the smallest type fits)" if found.strips_gigabytes + smallest < found.free_gigabytes else ""
@@ -295,8 +299,8 @@ def _warnings(found: CorpusPlan, out: Path) -> Iterator[str]:
             f"{default.gigabytes:.0f} GB of embeddings are more than {LARGE_GB} GB: a lower --max-latents (the budget "
             "that inference will spend) or a smaller font takes less"
         )
-    if found.embed_s is None:
-        yield f"the weights of {found.model} are not on this machine, so how long embedding takes was not measured"
+    if lacking is not None:
+        yield f"how long embedding takes was not measured: {lacking}"
     if found.rows and found.rows_measured < found.rows:
         yield f"only the first {found.rows_measured} rows were read; the rest follows from the Hub's number of rows"
 

@@ -19,7 +19,8 @@ from tqdm import tqdm
 
 from rotdata import shards
 from rotdata.corpora.tokens import TokenCounter
-from rotdata.errors import RotError, ShardError, UsageError
+from rotdata.errors import ShardError, UsageError
+from rotdata.extras import needing
 from rotdata.output import PLOTS, check_output, write_atomically
 
 if TYPE_CHECKING:
@@ -29,10 +30,6 @@ DEFAULT_BUDGETS = (16, 32, 64, 128)
 
 _ROWS_PER_BATCH = 1000
 _QUANTILES = {"p25": 0.25, "median": 0.5, "p75": 0.75, "p90": 0.9, "p99": 0.99}
-
-
-class PlotterMissing(RotError):
-    """The extra that draws plots is not installed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,11 +147,9 @@ def measure(folder: Path, counter: TokenCounter, budgets: Sequence[int] = DEFAUL
 
 
 def plot(stats: Stats, file: Path) -> None:
-    """Draw how long the strips are and what each budget holds. Raises PlotterMissing, UsageError for an odd suffix."""
-    try:
+    """Draw how long the strips are and what each budget holds. Raises MissingExtra, UsageError for an odd suffix."""
+    with needing("report", "a plot"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise PlotterMissing(f"plots need an extra ({error}): pip install 'render-of-thought[report]'") from error
     check_output(file, "--plot", PLOTS)
     figure = Figure(figsize=(11, 4.2), layout="constrained")
     _draw(stats, figure)

@@ -21,6 +21,7 @@ from rotdata.cli.options import (
     part,
 )
 from rotdata.cli.summaries import finish, print_plan
+from rotdata.extras import needing
 
 
 def embed(
@@ -82,7 +83,8 @@ def embed(
 
     What an earlier run in --out has chosen by itself (revision, dtype, patches a call) is gone on with.
     """
-    import torch
+    with needing("embed", "running a tower"):
+        import torch
 
     from rotdata.encoders import check_device, default_device
     from rotdata.runs import pipeline, resumable

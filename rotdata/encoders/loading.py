@@ -12,6 +12,7 @@ from rotdata.encoders.interface import EncoderIdentity, Kernel, Placement, Preci
 from rotdata.encoders.models import ModelFolder, find_model
 from rotdata.encoders.patches import PatchGeometry
 from rotdata.errors import UsageError
+from rotdata.extras import needing
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,15 +28,17 @@ _SHARE_OF_MEMORY = 0.4  # of what is free, for one call: the rest is for the nex
 
 
 def default_device() -> str:
-    """Where a tower runs if nobody says: a GPU if there is one."""
-    import torch
+    """Where a tower runs if nobody says: a GPU if there is one. Raises MissingExtra without torch."""
+    with needing("embed", "running a tower"):
+        import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def check_device(device: str) -> None:
-    """Raise UsageError for a device that torch does not know, or that is not in this machine."""
-    import torch
+    """Raise UsageError for a device that torch does not know, or that is not in this machine; MissingExtra."""
+    with needing("embed", "running a tower"):
+        import torch
 
     try:
         torch.empty(1, device=device).cpu()

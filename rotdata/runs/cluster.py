@@ -19,6 +19,7 @@ from typing import Any, Generic
 
 from rotdata.console import say
 from rotdata.errors import Interrupted, RotError, UsageError
+from rotdata.extras import needing
 from rotdata.runs.resumable import Job, Maker, Progress, Stopped, WorkerDied, Written
 
 _TRIES = 3
@@ -42,7 +43,8 @@ class RayWork(Generic[Job]):
         """Shards as they come; an actor that is lost is replaced, and its shard made again.
 
         After an error, as after a request to stop, no further shard is begun, and those in hand are kept. Raises
-        UsageError without Ray, WorkerDied for what goes wrong in the cluster, and what the maker raised first.
+        MissingExtra without Ray, UsageError without a cluster, WorkerDied for what goes wrong in the cluster, and what
+        the maker raised first.
         """
         if not pending:
             return
@@ -176,11 +178,9 @@ class _Actor:
 def _cluster() -> Iterator[Any]:
     """Ray, connected; what was started here is stopped again."""
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    try:
+    with needing("ray", "--engine ray"):
         import ray
         import ray.data
-    except ImportError as error:
-        raise UsageError("--engine ray needs Ray: pip install 'render-of-thought[ray]'") from error
     ours = not ray.is_initialized()
     if ours:
         address = os.environ.get("RAY_ADDRESS")

@@ -17,6 +17,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from rotdata.errors import UsageError
+from rotdata.extras import needing
 from rotdata.shards.manifest import Manifest
 from rotdata.shards.reader import EmbeddedRows, EmbeddingShards
 
@@ -103,8 +104,9 @@ class Shards:
         return pa.concat_tables(groups) if groups else schema.empty_table()
 
     def torch_dataset(self) -> TorchRows:
-        """The rows as torch's DataLoader takes them, with its `collate`."""
-        from rotdata.shards.tensors import TorchRows
+        """The rows as torch's DataLoader takes them, with its `collate`. Raises MissingExtra without torch."""
+        with needing("embed", "a torch dataset"):
+            from rotdata.shards.tensors import TorchRows
 
         return TorchRows(self)
 
@@ -114,9 +116,10 @@ class Shards:
         """Batches of padded tensors; `options` are DataLoader's.
 
         Shuffled rows mix within a few row groups at a time, so that each group is read once a pass; each pass has an
-        order of its own, which follows from the seed.
+        order of its own, which follows from the seed. Raises MissingExtra without torch.
         """
-        from rotdata.shards.tensors import loader
+        with needing("embed", "a loader"):
+            from rotdata.shards.tensors import loader
 
         return loader(self, batch_size, shuffle=shuffle, seed=seed, **options)
 

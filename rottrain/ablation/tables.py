@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING, Any, Literal, TypeGuard
 from urllib.parse import quote
 
 from rotdata.console import neutral
-from rotdata.errors import RotError, UsageError
+from rotdata.errors import UsageError
+from rotdata.extras import needing
 from rotdata.output import write_atomically
 from rottrain.metrics.intervals import half_width
 
@@ -35,10 +36,6 @@ _METADATA = b"rottrain.tables"
 _FORMAT = re.compile(r"\.\d[%efg]")
 
 Row = dict[str, Any]
-
-
-class PlotterMissing(RotError):
-    """The extra that draws plots is not installed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -215,7 +212,7 @@ def read(path: Path) -> tuple[list[Row], Section]:
 def write_section(folder: Path, results: Path) -> str:
     """Draw the plots of `results` into `folder`, write the Markdown beside them, and return it.
 
-    Raises PlotterMissing if there are plots to draw and no matplotlib.
+    Raises MissingExtra if there are plots to draw and no matplotlib.
     """
     rows, section = read(results)
     parts = [f"## {_words(section.title)}", _paragraphs(section.about), _of_values(section.values)]
@@ -317,10 +314,8 @@ def draw(rows: Iterable[Row], plot: Plot, file: Path, *, by: Sequence[str] = ())
     ]
     if not shown:
         return False
-    try:
+    with needing("report", "a plot"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise PlotterMissing(f"plots need an extra ({error}): pip install 'render-of-thought[report]'") from error
     figure = Figure(figsize=(7, 4.2), layout="constrained")
     axes = figure.subplots()
     if plot.guide == "diagonal":

@@ -6,7 +6,7 @@ import io
 from pathlib import Path
 from typing import Any
 
-from rotdata.errors import UsageError
+from rotdata.extras import needing
 from rotdata.output import PLOTS, check_output, write_atomically
 from rottrain.analysis.probe import Probed
 from rottrain.metrics.intervals import Estimate
@@ -15,12 +15,13 @@ _BLUE, _GREEN, _GREY, _RED = "#2f6fde", "#1b7f4b", "#8b93a5", "#b3372f"
 
 
 def plot_probe(probed: Probed, file: Path) -> None:
-    """Draw accuracy and flips of every condition, and what can be read at each position. Raises UsageError."""
+    """Draw accuracy and flips of every condition, and what can be read at each position.
+
+    Raises MissingExtra, UsageError.
+    """
     check_output(file, "--plot", PLOTS)
-    try:
+    with needing("report", "a plot"):
         from matplotlib.figure import Figure
-    except ImportError as error:
-        raise UsageError(f"plots need an extra ({error}): pip install 'render-of-thought[report]'") from error
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     panels = figure.subplots(1, 2 if probed.positions else 1, squeeze=False)[0]
     _draw_conditions(probed, panels[0])

@@ -12,6 +12,7 @@ import typer
 
 from rotdata.console import say
 from rotdata.errors import UsageError
+from rotdata.extras import needing
 from rottrain.cli.options import BaseModel, Checkpoint
 
 KEY = "ROTTRAIN_API_KEY"
@@ -33,12 +34,10 @@ def serve(
     key = os.environ.get(KEY) or None
     if key is None and not _is_loopback(host):
         raise UsageError(f"beyond this machine a key is needed: put one into {KEY}, or listen on 127.0.0.1")
-    try:
+    with needing("serve", "serving"):
         import uvicorn
 
         from rottrain.serving.app import new_app
-    except ImportError as error:
-        raise UsageError(f"serving needs {error.name}: pip install 'render-of-thought[serve]'") from error
     from rottrain.generation.generate import RoT
 
     rot = RoT.from_pretrained(checkpoint, model=model)

@@ -38,13 +38,14 @@ def test_a_missing_library_is_a_problem_and_a_missing_extra_is_not(monkeypatch: 
     whole = importlib.metadata.version
 
     def without(name: str) -> str:
-        if name in ("peft", "matplotlib"):
+        if name in ("pyarrow", "peft", "matplotlib"):
             raise importlib.metadata.PackageNotFoundError(name)
         return whole(name)
 
     monkeypatch.setattr(importlib.metadata, "version", without)
     found = findings()
-    assert (found["peft"].status, found["peft"].remedy) == ("problem", "pip install render-of-thought")
+    assert (found["pyarrow"].status, found["pyarrow"].remedy) == ("problem", "pip install render-of-thought")
+    assert (found["peft"].status, found["peft"].remedy) == ("note", "pip install 'render-of-thought[train]'")
     assert (found["matplotlib"].status, found["matplotlib"].remedy) == (
         "note",
         "pip install 'render-of-thought[report]'",

@@ -14,8 +14,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rotdata import corpora, legibility
-from rotdata.errors import UsageError
-from rotdata.legibility import Legibility, OcrMissing, Reading, check_folder, judge, pieces, read_strip
+from rotdata.errors import MissingExtra, UsageError
+from rotdata.legibility import Legibility, Reading, check_folder, judge, pieces, read_strip
 from rotdata.rendering.fonts import shipped_fonts
 from rotdata.rendering.strips import StripStyle, render
 from rotdata.runs import pipeline
@@ -130,7 +130,7 @@ def test_without_the_extra_the_remedy_is_named(monkeypatch: pytest.MonkeyPatch) 
 
     legibility._reader.cache_clear()
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(OcrMissing, match=r"pip install 'render-of-thought\[ocr\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install 'render-of-thought\[ocr\]'"):
         legibility.load_reader()
 
 

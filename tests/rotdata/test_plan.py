@@ -92,7 +92,7 @@ def test_without_weights_time_is_not_guessed_and_bytes_are_raw(weightless: Model
     ]
     assert not found.choices[0].measured
     assert found.warnings == [
-        "the weights of weightless are not on this machine, so how long embedding takes was not measured"
+        "how long embedding takes was not measured: the weights of weightless are not on this machine"
     ]
 
 

@@ -19,10 +19,10 @@ from PIL import Image
 from rotdata import shards, stats
 from rotdata.corpora import Source
 from rotdata.corpora.tokens import token_counter
-from rotdata.errors import ShardError, UsageError
+from rotdata.errors import MissingExtra, ShardError, UsageError
 from rotdata.rendering.strips import StripStyle
 from rotdata.runs import pipeline
-from rotdata.stats import Distribution, PlotterMissing, measure, plot
+from rotdata.stats import Distribution, measure, plot
 from tests.helpers import Result, write_jsonl
 
 BYTES = token_counter(None)
@@ -168,7 +168,7 @@ def test_without_the_extra_the_remedy_is_named(varied: Path, monkeypatch: pytest
 
     found = measure(varied, BYTES)
     monkeypatch.setattr(builtins, "__import__", without)
-    with pytest.raises(PlotterMissing, match=r"pip install 'render-of-thought\[report\]'"):
+    with pytest.raises(MissingExtra, match=r"pip install 'render-of-thought\[report\]'"):
         stats.plot(found, tmp_path / "stats.png")
 
 
