@@ -18,6 +18,7 @@ from rotdata.errors import RotError
 from rottrain.analysis.pages import write_report
 
 EVALUATED_ROWS = 200
+BUDGETS = "0,1,2,3,4,5,6,8,10,12,16"
 CELLS = 6
 """Characters a latent."""
 RECIPE = ("--recipe", "picture", "--lr", "1.4e-3", "--batch-size", "16")
@@ -29,7 +30,7 @@ class DemoFailed(RotError):
 
 
 def run_demo(out: Path, *, rows: int, stage1_steps: int, stage2_steps: int) -> list[dict[str, Any]]:
-    """Render, embed, train both stages, evaluate three modes; returns the table and writes report.html.
+    """Render, embed, train both stages, evaluate three modes, then several budgets; the table. Writes report.html.
 
     Steps that an earlier run finished in `out` are skipped. Raises DemoFailed.
     """
@@ -55,8 +56,12 @@ def run_demo(out: Path, *, rows: int, stage1_steps: int, stage2_steps: int) -> l
         "rottrain", "eval", second, "toy", "--corpus", "toy", "--split", "test", "--limit", EVALUATED_ROWS,
         "--modes", "rot,cot,no-cot",
     )  # fmt: skip
+    record["budgets"] = _step(
+        "rottrain", "eval", second, "toy", "--corpus", "toy", "--split", "test", "--limit", EVALUATED_ROWS,
+        "--budget", BUDGETS,
+    )  # fmt: skip
     record["seconds"] = round(time.monotonic() - started, 1)
-    page = write_report(out, record, embedded=embedded, checkpoint=second)
+    page = write_report(out, record, embedded=embedded, stages=(first, second))
     (out / "report.json").write_text(json.dumps(record, indent=2) + "\n")
     say(f"\nDone in {record['seconds']:.0f} s. Open {page} to see a strip and what one answer thought.")
     results: list[dict[str, Any]] = record["eval"]

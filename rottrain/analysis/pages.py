@@ -9,6 +9,8 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
+import json
+from collections.abc import Sequence
 from importlib import resources
 from itertools import pairwise
 from pathlib import Path
@@ -20,6 +22,7 @@ from markupsafe import Markup
 from rotdata import corpora
 from rotdata.output import write_atomically
 from rotdata.shards import EmbeddingShards
+from rottrain.analysis.charts import Line, line_chart
 from rottrain.analysis.nearest import LatentIndex
 from rottrain.analysis.read_back import Reading, held_against
 from rottrain.analysis.read_back_methods import READERS
@@ -50,12 +53,15 @@ def write_trace(page: Path, traced: Trace, config: CheckpointConfig) -> None:
     write_atomically(page, content.encode())
 
 
-def write_report(out: Path, record: dict[str, Any], *, embedded: Path, checkpoint: Path, budget: Budget = None) -> Path:
+def write_report(
+    out: Path, record: dict[str, Any], *, embedded: Path, stages: Sequence[Path], budget: Budget = None
+) -> Path:
     """Write out/report.html from the demo's JSON results, and out/trace.html of a test question; the report's path.
 
-    The question is the first whose answer hangs on its latents: right with them, wrong without.
+    `stages` are the checkpoints one after the other; the last one answers. The question is the first whose answer
+    hangs on its latents: right with them, wrong without.
     """
-    rot = RoT.from_pretrained(checkpoint)
+    rot = RoT.from_pretrained(stages[-1])
     shards = EmbeddingShards(embedded)
     index = LatentIndex(shards)
     asked = corpora.Source(location="toy", corpus="toy", split="test", limit=_ASKED)
@@ -77,6 +83,8 @@ def write_report(out: Path, record: dict[str, Any], *, embedded: Path, checkpoin
         trace=traced,
         readings=[_as_shown(reading, traced) for reading in traced.readings],
         factor=index.draw.style.height_px,
+        losses=_losses(stages),
+        by_budget=_by_budget(record["budgets"]),
     )
     path = out / "report.html"
     write_atomically(path, page.encode())
@@ -94,6 +102,27 @@ def _telling(rot: RoT, rows: list[corpora.Row], budget: Budget) -> corpora.Row:
         if right and not guessed:
             return row
     return rows[0]
+
+
+def _losses(stages: Sequence[Path]) -> Markup:
+    """The losses that make latents what they are, over the steps of all stages one after the other."""
+    points: dict[str, list[tuple[float, float]]] = {"alignment": [], "glyphs": []}
+    done = 0
+    for stage in stages:
+        history = [json.loads(line) for line in (stage / "history.jsonl").read_text().splitlines()]
+        for name, line in points.items():
+            line += [(done + entry["step"], entry[name]) for entry in history if name in entry]
+        done += max((entry["step"] for entry in history), default=0)
+    lines = [Line(name=name, points=line) for name, line in points.items() if line]
+    return line_chart(lines, title="Loss against steps", x="step", y="loss")
+
+
+def _by_budget(results: list[dict[str, Any]]) -> Markup:
+    """Accuracy against the number of latents that the model may take."""
+    points = [(result["budget"], result["accuracy"]) for result in results]
+    bands = [(result["interval"]["low"], result["interval"]["high"]) for result in results]
+    lines = [Line(name="", points=points, bands=bands)]
+    return line_chart(lines, title="Accuracy against latents", x="latents at most", y="accuracy", percent=True)
 
 
 def environment() -> Environment:

@@ -59,6 +59,7 @@ def test_the_demo_runs_the_whole_line_in_order(commands: list[list[str]], tmp_pa
         ("rottrain", "stage1"),
         ("rottrain", "stage2"),
         ("rottrain", "eval"),
+        ("rottrain", "eval"),
     ]
 
 
@@ -68,13 +69,16 @@ def test_every_command_of_the_demo_is_one_that_a_user_could_type(commands: list[
     parsed = {}
     for program, name, *arguments in commands:
         command: Any = typer.main.get_command(apps[program])
-        parsed[name] = command.commands[name].make_context(name, [*arguments, "--json"]).params
+        parsed["budgets" if "--budget" in arguments else name] = (
+            command.commands[name].make_context(name, [*arguments, "--json"]).params
+        )
     assert parsed["render"]["limit"] == 20
     assert (parsed["stage1"]["max_steps"], parsed["stage2"]["max_steps"]) == (3, 2)
     assert parsed["stage2"]["start"] == parsed["stage1"]["out"]
     assert parsed["eval"]["checkpoint"] == parsed["stage2"]["out"]
     assert parsed["eval"]["modes"] == "rot,cot,no-cot"
-    assert parsed["eval"]["split"] == "test"
+    assert parsed["eval"]["split"] == parsed["budgets"]["split"] == "test"
+    assert parsed["budgets"]["budget"].startswith("0,")
     assert parsed["render"]["split"] == "train"
 
 
@@ -83,7 +87,7 @@ def test_the_demo_keeps_what_every_command_said_and_leaves_stdout_alone(
 ) -> None:
     assert run_demo(tmp_path / "demo", rows=20, stage1_steps=3, stage2_steps=2) == EVAL
     record = json.loads((tmp_path / "demo" / "report.json").read_text())
-    assert record.keys() == {"render", "embed", "verify", "stage1", "stage2", "eval", "seconds"}
+    assert record.keys() == {"render", "embed", "verify", "stage1", "stage2", "eval", "budgets", "seconds"}
     assert record["eval"] == EVAL
     assert capsys.readouterr().out == ""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import html
+import json
 import re
 import shutil
 import subprocess
@@ -27,12 +28,20 @@ from rottrain.generation.generate import RoT
 
 CHROMIUM = shutil.which("chromium")
 HOSTILE = "</p></script><script>document.title='owned'</script>\"'&\u202e<img src=x onerror=\"document.title='owned'\">"
-RESULT = {"n": 200, "accuracy": 0.5, "reasoning_tokens": 32.0, "seconds_per_question": 0.01, "budget": 32}
+RESULT: dict[str, Any] = {
+    "n": 200,
+    "accuracy": 0.5,
+    "interval": {"low": 0.43, "high": 0.57},
+    "reasoning_tokens": 32.0,
+    "seconds_per_question": 0.01,
+    "budget": 32,
+}
 RECORD: dict[str, Any] = {
     "render": {"rows_out": 10},
     "stage1": {"steps": 2},
     "stage2": {"steps": 2},
     "eval": [RESULT | {"mode": mode} for mode in ("rot", "cot", "no-cot")],
+    "budgets": [RESULT | {"budget": budget, "accuracy": budget / 10} for budget in (0, 4, 8)],
     "seconds": 1.5,
 }
 
@@ -158,7 +167,11 @@ def test_a_page_of_a_question_alone_and_of_one_latent_opens_too(
 @pytest.fixture(scope="module")
 def report(embedded: Path, stage1_checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("demo")
-    return write_report(out, RECORD, embedded=embedded, checkpoint=stage1_checkpoint, budget=2)
+    first = out / "stage1"
+    first.mkdir()
+    history = [{"step": step, "loss": 3.0, "alignment": 1 / step, "glyphs": 2 / step} for step in (1, 2, 4)]
+    (first / "history.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in history))
+    return write_report(out, RECORD, embedded=embedded, stages=[first, stage1_checkpoint], budget=2)
 
 
 def test_the_report_shows_a_strip_and_what_one_answer_thought(report: Path) -> None:
@@ -169,6 +182,16 @@ def test_the_report_shows_a_strip_and_what_one_answer_thought(report: Path) -> N
     assert page.count('class="who"') == 2  # a random model has no glyph probe
     assert 'href="trace.html"' in page
     assert (report.parent / "trace.html").read_text().startswith("<!doctype html>")
+
+
+def test_the_report_has_intervals_and_draws_accuracy_and_losses(report: Path) -> None:
+    page = report.read_text()
+    assert page.count("43.0 to 57.0") == 3
+    by_budget, losses = re.findall(r"<svg.*?</svg>", page, re.DOTALL)
+    assert by_budget.count("<circle") == 3
+    assert by_budget.count("<polygon") == 1
+    assert losses.count("<polyline") == 2
+    assert ">alignment</text>" in losses
 
 
 class _Replies:
@@ -201,7 +224,7 @@ def test_the_report_shows_the_first_question_that_is_right_only_with_its_latents
 def test_the_report_opens_in_a_browser(report: Path, browse: Callable[..., str]) -> None:
     opened = browse(report)
     assert "<title>Render-of-Thought: demo report</title>" in opened
-    assert "Render-of-Thought</td>" in opened
+    assert ">in latents</td>" in opened
 
 
 def test_every_name_that_a_page_uses_is_given() -> None:
