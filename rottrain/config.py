@@ -10,11 +10,11 @@ from __future__ import annotations
 import dataclasses
 import re
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import NoneType
-from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
+from types import NoneType, UnionType
+from typing import Any, Literal, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from rotdata.console import MOST
 from rotdata.errors import UsageError
@@ -68,6 +68,19 @@ def _check_choice(config: object, name: str, allowed: Sequence[str]) -> None:
     if value not in allowed:
         raise UsageError(f"{name} is {' or '.join(allowed)}, got {value!r}")
 
+
+OURS_OF_TRAINER: Mapping[str, str] = {
+    "per_device_train_batch_size": "batch_size", "gradient_accumulation_steps": "accumulate",
+    "num_train_epochs": "epochs", "max_steps": "max_steps", "learning_rate": "lr", "weight_decay": "weight_decay",
+    "adam_beta2": "adam_beta2", "max_grad_norm": "max_grad_norm", "warmup_steps": "warmup_steps", "seed": "seed",
+    "gradient_checkpointing": "gradient_checkpointing", "activation_checkpointing": "gradient_checkpointing",
+    "save_steps": "save_steps", "logging_steps": "log_steps", "eval_steps": "validation_steps",
+}  # fmt: skip
+"""Fields of transformers.TrainingArguments, and the key of a recipe that is the same."""
+_DECIDES_NOTHING = re.compile(
+    r"(logging_|log_|save_|skip_memory|trackio_|dataloader_(p|multi)|ddp_(bucket|timeout)).*|run_name|project|debug"
+)
+"""Fields of transformers.TrainingArguments that change nothing that is learnt."""
 
 MIXED = "jacobi:0-1, jacobi:0-3@0.7, jacobi:all@0.9"
 """What the rollout `mixed` stands for, in stage 2 the best that was found: true latents until sums are learnt, its own
@@ -171,7 +184,8 @@ class TrainConfig:
     adam_beta2: float = 0.98
     max_grad_norm: float = 1.0
     scheduler: Scheduler = "constant"
-    warmup_steps: int = 50
+    warmup_steps: float = 50
+    """Steps over which the learning rate rises; below 1, their share of the run."""
     seed: int = 0
     precision: Precision = "auto"
     """Of the language model: float32; bfloat16, its weights too; or mixed, with weights, gradients and optimizer in
@@ -188,6 +202,8 @@ class TrainConfig:
     """Rows, the last ones, that are held out of training and validated on."""
     validation_steps: int | None = None
     """Validate every so many steps; by default ten times a run."""
+    trainer: dict[str, Any] = field(default_factory=dict)
+    """Further fields of transformers.TrainingArguments; training/arguments.py says which are refused, and why."""
 
     @classmethod
     def paper(cls, **changes: Any) -> Self:
@@ -208,6 +224,8 @@ class TrainConfig:
         _check_at_most(self, sys.float_info.max, "lr")
         if not 0 < self.adam_beta2 < 1:
             raise UsageError(f"adam_beta2 is more than 0 and less than 1, got {self.adam_beta2}")
+        for name in sorted(self.trainer.keys() & OURS_OF_TRAINER.keys()):
+            raise UsageError(f"trainer.{name} is {OURS_OF_TRAINER[name]} of the recipe: give it by that name")
         _check_choice(self, "trainable", get_args(Trainable))
         _check_choice(self, "scheduler", get_args(Scheduler))
         _check_choice(self, "precision", get_args(Precision))
@@ -341,7 +359,8 @@ DEFAULT_RECIPE: Recipe = "fast"
 def load_yaml(kind: type[_Config], file: Path | None, *, recipe: Recipe = DEFAULT_RECIPE, **overrides: Any) -> _Config:
     """A config of `kind` from a recipe, a YAML file and overrides, of which None means "not given"; later ones win.
 
-    Raises UsageError for unknown keys and values that can't be.
+    Of mappings in them (lora, trainer) each key counts by itself. Raises UsageError for unknown keys and values that
+    can't be.
     """
     content: Any = {}
     if file is not None:
@@ -353,15 +372,34 @@ def load_yaml(kind: type[_Config], file: Path | None, *, recipe: Recipe = DEFAUL
             raise UsageError(f"the config {file} can't be read: {error}") from error
         if not isinstance(content, dict):
             raise UsageError(f"the config {file} holds no mapping of names to values")
-    return from_dict(
-        kind, RECIPES[recipe][kind] | content | {name: value for name, value in overrides.items() if value is not None}
-    )
+    given = {name: value for name, value in overrides.items() if value is not None}
+    merged: dict[str, Any] = {}
+    for layer in (RECIPES[recipe][kind], content, given):
+        for name, value in _by_our_names(layer).items():
+            below = merged.get(name)
+            merged[name] = below | value if isinstance(below, dict) and isinstance(value, dict) else value
+    return from_dict(kind, merged)
+
+
+def _by_our_names(layer: Mapping[str, Any]) -> dict[str, Any]:
+    """Keys of a recipe, those among them that stand in `trainer` by the Trainer's names. Raises UsageError."""
+    trainer = layer.get("trainer")
+    if not isinstance(trainer, dict):
+        return dict(layer)
+    ours = {name: OURS_OF_TRAINER[name] for name in trainer if name in OURS_OF_TRAINER}
+    for name, key in ours.items():
+        if key in layer or list(ours.values()).count(key) > 1:
+            raise UsageError(f"{key} is given twice, once as trainer.{name}: leave one out")
+    rest = {name: value for name, value in trainer.items() if name not in ours}
+    return {**layer, "trainer": rest} | {key: trainer[name] for name, key in ours.items()}
 
 
 def what_decides(config: TrainConfig) -> dict[str, Any]:
     """A config as plain values, without what changes nothing that is learnt: saving, logging, recomputing."""
-    aside = ("save_steps", "log_steps", "gradient_checkpointing")
-    return {name: value for name, value in dataclasses.asdict(config).items() if name not in aside}
+    aside = ("save_steps", "log_steps", "gradient_checkpointing", "trainer")
+    trainer = {name: value for name, value in config.trainer.items() if not _DECIDES_NOTHING.fullmatch(name)}
+    values = {name: value for name, value in dataclasses.asdict(config).items() if name not in aside}
+    return values | ({"trainer": trainer} if trainer else {})
 
 
 def as_yaml(config: TrainConfig) -> str:
@@ -377,21 +415,31 @@ def from_dict(kind: type[Any], content: dict[str, Any]) -> Any:
     unknown = sorted(str(name) for name in content if name not in hints)
     if unknown:
         raise UsageError(f"unknown keys {', '.join(unknown)} for {kind.__name__}: known are {', '.join(hints)}")
-    return kind(**{name: _coerce(name, value, hints[name]) for name, value in content.items()})
+    return kind(**{name: coerced(name, value, hints[name]) for name, value in content.items()})
 
 
-def _coerce(name: str, value: Any, hint: Any) -> Any:
-    """`value` as a field of type `hint` has it: a dataclass, a Literal, or T or T | None. Raises UsageError."""
+def coerced(name: str, value: Any, hint: Any) -> Any:
+    """`value` as a field of type `hint` has it: a dataclass, a Literal, or one of several types. Raises UsageError."""
     if isinstance(hint, type) and dataclasses.is_dataclass(hint) and isinstance(value, dict):
         return from_dict(hint, value)
-    allowed = get_args(hint) or (hint,)
+    allowed = types_of(hint)
     if get_origin(hint) is Literal or (value is None and NoneType in allowed):
         return value  # choices are checked where they are declared
-    if float in allowed and isinstance(value, int | str) and not isinstance(value, bool):
+    if float in allowed and isinstance(value, int | str) and not isinstance(value, bool) and str not in allowed:
         return _number(name, value)  # YAML reads 2e-5 as text
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
-        raise UsageError(f"{name} is of type {allowed[0].__name__}, got {value!r}")
+        raise UsageError(f"{name} is of type {allowed[0].__name__}, got {value!r:.80}")
     return value
+
+
+def types_of(hint: Any) -> tuple[type, ...]:
+    """The classes that values of a type hint have."""
+    kind = get_origin(hint) or hint
+    if kind in (Union, UnionType):
+        return tuple(each for inner in get_args(hint) for each in types_of(inner))
+    if kind is Literal:
+        return tuple(type(each) for each in get_args(hint))
+    return (kind,) if isinstance(kind, type) else (object,)
 
 
 def _number(name: str, value: int | str) -> float:

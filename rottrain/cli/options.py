@@ -37,7 +37,9 @@ Workers = Annotated[int, typer.Option(min=0, max=MOST_PROCESSES, help="Processes
 Accumulate = Annotated[int | None, typer.Option(help="Batches averaged into one step.")]
 Lr = Annotated[float | None, typer.Option(help="Learning rate; the paper's is 2e-5.")]
 Scheduler = Annotated[Literal["constant", "linear", "cosine"] | None, typer.Option(help="Learning rate over time.")]
-WarmupSteps = Annotated[int | None, typer.Option(help="Steps over which the learning rate rises.")]
+WarmupSteps = Annotated[
+    float | None, typer.Option(help="Steps over which the learning rate rises; below 1, their share of the run.")
+]
 RolloutOption = Annotated[
     str | None,
     typer.Option(
@@ -76,6 +78,13 @@ Precision = Annotated[
 Recompute = Annotated[
     bool | None,
     typer.Option("--gradient-checkpointing/--no-gradient-checkpointing", help="Keep less, compute it twice."),
+]
+TrainerFields = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--trainer",
+        help="NAME=VALUE, a field of transformers.TrainingArguments, as in optim=adafactor; may be repeated.",
+    ),
 ]
 SaveSteps = Annotated[int | None, typer.Option(help="Write a state to resume from every so many steps.")]
 LogSteps = Annotated[int | None, typer.Option(help="Log the losses every so many steps.")]

@@ -40,6 +40,7 @@ from rottrain.cli.options import (
     Shards,
     TrainableOption,
     TrainBudget,
+    TrainerFields,
     ValidationRows,
     ValidationSteps,
     WarmupSteps,
@@ -87,6 +88,7 @@ def stage1(
     gradient_checkpointing: Recompute = None,
     save_steps: SaveSteps = None,
     log_steps: LogSteps = None,
+    trainer: TrainerFields = None,
     resume: Resume = "auto",
     seed: Seed = None,
     limit: Limit = None,
@@ -144,6 +146,7 @@ def stage2(
     gradient_checkpointing: Recompute = None,
     save_steps: SaveSteps = None,
     log_steps: LogSteps = None,
+    trainer: TrainerFields = None,
     resume: Resume = "auto",
     seed: Seed = None,
     limit: Limit = None,
@@ -191,6 +194,7 @@ def sft(
     gradient_checkpointing: Recompute = None,
     save_steps: SaveSteps = None,
     log_steps: LogSteps = None,
+    trainer: TrainerFields = None,
     resume: Resume = "auto",
     seed: Seed = None,
     limit: Limit = None,
@@ -214,7 +218,12 @@ def sft(
 
 def _given(arguments: dict[str, Any], others: str) -> dict[str, Any]:
     """The recipe's overrides among a command's arguments: all but `others`."""
-    return {name: value for name, value in arguments.items() if name not in others.split()}
+    given = {name: value for name, value in arguments.items() if name not in others.split()}
+    if given["trainer"]:
+        from rottrain.training.arguments import from_texts
+
+        given["trainer"] = from_texts(given["trainer"])
+    return given | {"trainer": given["trainer"] or None}
 
 
 def _tell(plan: Any, *, as_json: bool) -> None:

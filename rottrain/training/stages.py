@@ -51,6 +51,7 @@ from rottrain.model.checkpoints import CheckpointConfig, Learnt, Letters
 from rottrain.model.head import ProjectionHead
 from rottrain.model.precision import load_backbone, precision_of
 from rottrain.training import states, trainer
+from rottrain.training.arguments import settled
 from rottrain.training.hidden_states import HiddenStates, KnownRows
 from rottrain.training.history import HISTORY
 from rottrain.training.objective import Learner
@@ -181,6 +182,7 @@ def plan_sft(shards: Shards, model: str, config: SftConfig, running: Running = A
 
 
 def _stage1(shards: Shards, model: str, config: Stage1Config, running: Running, start: Path | None) -> _Wanted:
+    config = settled(config)
     selections, folder = _select(shards, running.limit), find_model(model)
     _check_origin(selections, folder, model)
     if running.cache_hidden is not None:
@@ -217,6 +219,7 @@ def _stage1(shards: Shards, model: str, config: Stage1Config, running: Running, 
 
 
 def _stage2(shards: Shards, model: str, start: Path, config: Stage2Config, running: Running) -> _Wanted:
+    config = settled(config)
     selections, folder = _select(shards, running.limit), find_model(model)
     _check_origin(selections, folder, model)
     origin = Origin.of(start, selections, config, ("stage1",))
@@ -242,6 +245,7 @@ def _stage2(shards: Shards, model: str, start: Path, config: Stage2Config, runni
 
 
 def _sft(shards: Shards, model: str, config: SftConfig, running: Running) -> _Wanted:
+    config = settled(config)
     selections, folder = _select(shards, running.limit), find_model(model)
 
     def build() -> Lesson:

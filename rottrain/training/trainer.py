@@ -34,13 +34,14 @@ from transformers import (
 )
 
 from rotdata.console import say
-from rotdata.errors import CheckpointError, Interrupted, TrainingError
+from rotdata.errors import CheckpointError, Interrupted, TrainingError, UsageError
 from rotdata.shards import write_atomically
 from rotdata.shards.files import file_sha256
 from rottrain.data.rows import RowOrder
 from rottrain.model import tensors
 from rottrain.model.checkpoints import Reached
 from rottrain.training import states
+from rottrain.training.arguments import KEPT_STATES, arguments
 from rottrain.training.history import Losses, write_history
 from rottrain.training.objective import Learner
 from rottrain.training.sft import TextLearner
@@ -50,6 +51,7 @@ BEST, NOT_FINITE = "best.safetensors", "not-finite.json"
 _STATE = "trained.safetensors"
 _VALIDATION = "validation_"
 _STOPS = (signal.SIGTERM, signal.SIGINT)
+_KEPT = 2  # states of a run
 _SHOWN = ("loss", "alignment", "answer", "glyphs", "halt")
 
 
@@ -80,7 +82,8 @@ class Trained:
 def train(lesson: Lesson, out: Path, *, run: str, resume: str, report_to: str, workers: int) -> Trained:
     """Run the Trainer to its end, in a run of that SHA-256. Raises Interrupted, TrainingError, CheckpointError."""
     learner = lesson.learner
-    keeper, clock = _RunKeeper(out, run), _Clock()
+    keeper = _RunKeeper(out, run, kept=learner.recipe.trainer.get(KEPT_STATES) or _KEPT)
+    clock = _Clock()
     trainer = StageTrainer(
         learner,
         lesson.order,
@@ -187,6 +190,20 @@ class StageTrainer(Trainer):
     def _get_train_sampler(self, train_dataset: Any = None) -> Sampler[int]:  # noqa: ARG002
         return self._row_order
 
+    def create_optimizer(self, *arguments: Any, **options: Any) -> torch.optim.Optimizer:
+        """The optimizer, as the recipe's `trainer` may have chosen it. Raises UsageError if it can't be made."""
+        try:
+            return super().create_optimizer(*arguments, **options)
+        except (ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:
+            raise UsageError(f"the optimizer {self.args.optim} can't be made: {error}") from error
+
+    def create_scheduler(self, *arguments: Any, **options: Any) -> Any:
+        """The learning rate's course. Raises UsageError if it can't be made."""
+        try:
+            return super().create_scheduler(*arguments, **options)
+        except (KeyError, TypeError, ValueError) as error:
+            raise UsageError(f"the scheduler {self.args.lr_scheduler_type} can't be made: {error}") from error
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:  # noqa: ARG002
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
@@ -278,11 +295,12 @@ class _Epochs(TrainerCallback):
 
 
 class _RunKeeper(TrainerCallback):
-    """Marks complete states, stops on SIGTERM and SIGINT with a state saved, and keeps the last two."""
+    """Marks complete states, stops on SIGTERM and SIGINT with a state saved, and keeps the last few."""
 
-    def __init__(self, out: Path, run: str) -> None:
+    def __init__(self, out: Path, run: str, *, kept: int) -> None:
         self._out = out
         self._run = run
+        self._kept = kept
         self.stopped = False
 
     @contextmanager
@@ -313,7 +331,7 @@ class _RunKeeper(TrainerCallback):
         if not is_main():
             return
         states.seal(self._out / f"checkpoint-{state.global_step}", run=self._run, processes=processes())
-        for older in states.complete_states(self._out)[:-2]:
+        for older in states.complete_states(self._out)[: -self._kept]:
             states.remove(older)
 
 
@@ -408,7 +426,9 @@ class _Progress(TrainerCallback):
 
 def _arguments(out: Path, learner: Learner | TextLearner, report: str, workers: int) -> TrainingArguments:
     recipe = learner.recipe
-    return TrainingArguments(
+    device = learner.backbone.device.type
+    return arguments(
+        recipe,
         output_dir=str(out),
         per_device_train_batch_size=recipe.batch_size,
         gradient_accumulation_steps=recipe.accumulate,
@@ -427,10 +447,10 @@ def _arguments(out: Path, learner: Learner | TextLearner, report: str, workers: 
         remove_unused_columns=False,
         ddp_find_unused_parameters=False,
         report_to=report,
-        use_cpu=learner.backbone.device.type == "cpu",
+        use_cpu=device == "cpu",
         dataloader_num_workers=workers,
         dataloader_persistent_workers=workers > 0,
-        dataloader_pin_memory=learner.backbone.device.type != "cpu",
+        dataloader_pin_memory=device != "cpu",
         disable_tqdm=True,
     )
 

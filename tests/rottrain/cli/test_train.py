@@ -116,6 +116,20 @@ def test_every_option_of_a_stage_is_a_key_of_its_recipe(name: str, config: Any) 
     assert recipe <= vars(config()).keys()
 
 
+def test_the_trainer_s_fields_reach_it_and_belong_to_the_run(
+    run_rottrain: Run, stage1_arguments: list[object], tmp_path: Path
+) -> None:
+    given = ("--trainer", "learning_rate=1e-3", "--trainer", "optim=sgd", "--trainer", "adam_beta1=0.5")
+    assert run_rottrain(*stage1_arguments, *given, "--trainer", "run_name=mine").code == 0
+    recipe = checkpoints.load_config(tmp_path / "out").run["recipe"]
+    assert (recipe["lr"], recipe["trainer"]) == (1e-3, {"optim": "sgd", "adam_beta1": 0.5})
+    assert run_rottrain(*stage1_arguments, *given, "--trainer", "run_name=yours").code == 0  # the same run, finished
+    assert_refused(run_rottrain(*stage1_arguments, *given[:-2]), 2, "another recipe")
+    other = (*stage1_arguments[:-3], tmp_path / "new", *stage1_arguments[-2:])
+    assert_refused(run_rottrain(*other, "--trainer", "output_dir=x"), 2, "trainer.output_dir can't be given")
+    assert_refused(run_rottrain(*other, "--trainer", "optim_args=x"), 2, "the optimizer")
+
+
 @pytest.mark.parametrize("command", ["stage1", "stage2"])
 @pytest.mark.parametrize(
     ("context", "asked", "feedback", "why"),
