@@ -13,13 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from numpy.typing import NDArray
 
 from rotdata import shards
 from rotdata.corpora.tokens import TokenCounter
 from rotdata.errors import UsageError
 from rotdata.output import write_atomically
+from rotdata.pages import render_page
 from rotdata.rendering.png import decode_png, encode_png
 from rotdata.rendering.strips import Renderer, renderer_as
 
@@ -61,39 +61,29 @@ def write_preview(folder: Path, page: Path, counter: TokenCounter, *, rows: int 
     rejects = shards.read_rejects(folder)
     style = manifest.style["style"]
     listed = [{name: _visible(str(reject[name])) for name in ("id", "reason")} for reject in rejects[:_LISTED_REJECTS]]
-    content = (
-        environment()
-        .get_template("preview.html.j2")
-        .render(
-            manifest=manifest,
-            said=_in_words(style),
-            shown=shown,
-            total=manifest.total("rows"),
-            rejects=listed,
-            rejects_total=len(rejects),
-            reasons=Counter(_kind(_visible(str(reject["reason"]))) for reject in rejects).most_common(),
-            missing=_named(manifest.survey.get("missing", {})),
-            substituted=_named(manifest.survey.get("substituted", {})),
-            factor=style["height_px"],
-            tokenizer=counter.name,
-            estimated=counter.estimated,
-        )
+    content = render_page(
+        "rotdata",
+        "preview.html.j2",
+        styles=["preview.css"],
+        scripts=["preview.js"],
+        manifest=manifest,
+        said=_in_words(style),
+        shown=shown,
+        total=manifest.total("rows"),
+        rejects=listed,
+        rejects_total=len(rejects),
+        reasons=Counter(_kind(_visible(str(reject["reason"]))) for reject in rejects).most_common(),
+        missing=_named(manifest.survey.get("missing", {})),
+        substituted=_named(manifest.survey.get("substituted", {})),
+        factor=style["height_px"],
+        zoom=2 if style["cells"] else 1,
+        tokenizer=counter.name,
+        estimated=counter.estimated,
     )
     page.parent.mkdir(parents=True, exist_ok=True)
     encoded = content.encode()
     write_atomically(page, encoded)
     return len(shown), len(encoded)
-
-
-def environment() -> Environment:
-    """Templates of this package; every value is escaped, an unknown name is an error."""
-    return Environment(
-        loader=PackageLoader("rotdata", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
 
 
 def _rows(folder: Path, manifest: shards.Manifest, count: int, counter: TokenCounter) -> Iterator[ShownRow]:

@@ -1,26 +1,19 @@
-"""Pages: the trace of one question, and the demo's report. Each is one self-contained HTML file that needs no network.
-
-Text of corpora and models is untrusted: every value is escaped, and a Content-Security-Policy lets nothing run or load
-but the page's own scripts and styles, by their hashes.
-"""
+"""Pages: the trace of one question, and the demo's report."""
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import hashlib
 import json
 from collections.abc import Sequence
-from importlib import resources
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
-from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from rotdata import corpora
 from rotdata.output import write_atomically
+from rotdata.pages import render_page
 from rotdata.shards import EmbeddingShards
 from rottrain.analysis.charts import Line, line_chart
 from rottrain.analysis.nearest import LatentIndex
@@ -40,10 +33,11 @@ _ASKED = 32
 
 def write_trace(page: Path, traced: Trace, config: CheckpointConfig) -> None:
     """Write the page of one question's trace."""
-    content = _render(
+    content = render_page(
+        "rottrain",
         "trace.html.j2",
-        styles=["page.css", "trace.css"],
-        scripts=["theme.js", "trace.js"],
+        styles=["trace.css"],
+        scripts=["trace.js"],
         trace=traced,
         readings=[_as_shown(reading, traced) for reading in traced.readings],
         data=dataclasses.asdict(traced),
@@ -70,10 +64,11 @@ def write_report(
     write_trace(out / "trace.html", traced, rot.config)
     sample = shards.read_group(0)
     strip = index.draw.render(sample.cots[0])
-    page = _render(
+    page = render_page(
+        "rottrain",
         "report.html.j2",
-        styles=["page.css"],
-        scripts=["theme.js"],
+        styles=[],
+        scripts=[],
         record=record,
         sample={
             "question": sample.questions[0],
@@ -123,42 +118,6 @@ def _by_budget(results: list[dict[str, Any]]) -> Markup:
     bands = [(result["interval"]["low"], result["interval"]["high"]) for result in results]
     lines = [Line(name="", points=points, bands=bands)]
     return line_chart(lines, title="Accuracy against latents", x="latents at most", y="accuracy", percent=True)
-
-
-def environment() -> Environment:
-    """Templates of this package; every value is escaped, an unknown name is an error."""
-    return Environment(
-        loader=PackageLoader("rottrain", "templates"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-
-
-def _render(template: str, *, styles: list[str], scripts: list[str], **values: Any) -> str:
-    """A page with its styles and its script inside, which alone it allows."""
-    sheets = [_own(name) for name in styles]
-    script = "".join(map(_own, scripts))
-    policy = (
-        f"default-src 'none'; img-src data:; style-src {' '.join(map(_sha256, sheets))}; script-src {_sha256(script)}; "
-        "base-uri 'none'; form-action 'none'"
-    )
-    return (
-        environment()
-        .get_template(template)
-        .render(styles=[Markup(sheet) for sheet in sheets], script=Markup(script), policy=Markup(policy), **values)  # noqa: S704 -- our own files
-    )
-
-
-def _own(name: str) -> str:
-    """A template, or what one takes in."""
-    return (resources.files("rottrain") / "templates" / name).read_text(encoding="utf-8")
-
-
-def _sha256(content: str) -> str:
-    """A hash as a Content-Security-Policy has it."""
-    return f"'sha256-{base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()}'"
 
 
 def _as_shown(reading: ReadBack, traced: Trace) -> dict[str, Any]:

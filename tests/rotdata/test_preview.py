@@ -96,7 +96,8 @@ def test_the_page_needs_nothing_from_elsewhere(page: Path) -> None:
     Links().feed(content)
     assert len(found) == 6
     assert all(value is not None and value.startswith("data:image/png;base64,") for _, value in found)
-    assert "http" not in content
+    assert "http:" not in content
+    assert "https:" not in content
     assert "url(" not in content
 
 
@@ -218,6 +219,16 @@ def test_pointing_at_a_latent_shows_its_characters(folder: Path, page: Path, tmp
         assert html.unescape(marked) == row["cot"][start:stop].replace("\r", "\u240d")
         assert f"latent {k + 1} of {row['num_latents']}: characters {start} to {stop}" in dom
         assert f'class="at" style="left: {32 * k}px; top: 0px;"' in dom
+
+
+@needs_browser
+def test_a_latent_is_found_at_every_size_and_cells_are_shown_large(tmp_path: Path) -> None:
+    pipeline.render(Source(location="toy", limit=1), StripStyle(cells=6, align_steps=True), tmp_path / "strips")
+    write_preview(tmp_path / "strips", tmp_path / "page.html", BYTES)
+    assert 'class="at" style="left: 128px; top: 0px;"' in seen(tmp_path / "page.html", "row=0&latent=3", tmp_path)
+    assert 'class="at" style="left: 384px; top: 0px;"' in seen(
+        tmp_path / "page.html", "row=0&latent=5&zoom=3", tmp_path
+    )
 
 
 @needs_browser

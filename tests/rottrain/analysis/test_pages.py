@@ -19,9 +19,10 @@ import pytest
 from jinja2 import UndefinedError
 
 from rotdata.corpora import Row
+from rotdata.pages import environment
 from rotdata.shards import EmbeddingShards
 from rottrain.analysis.nearest import LatentIndex
-from rottrain.analysis.pages import _telling, environment, write_report, write_trace
+from rottrain.analysis.pages import _telling, write_report, write_trace
 from rottrain.analysis.trace import trace
 from rottrain.analysis.true_latents import TrueLatents
 from rottrain.generation.generate import RoT
@@ -230,4 +231,4 @@ def test_the_report_opens_in_a_browser(report: Path, browse: Callable[..., str])
 def test_every_name_that_a_page_uses_is_given() -> None:
     for name in ("report.html.j2", "trace.html.j2"):
         with pytest.raises(UndefinedError):
-            environment().get_template(name).render(policy="", styles=[], record={})
+            environment("rottrain").get_template(name).render(policy="", styles=[], record={})
