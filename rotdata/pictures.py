@@ -9,6 +9,7 @@ Shapes: L latents, D embedding width, H picture height, which is its width too.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -20,7 +21,7 @@ from rotdata.encoders import load_encoder
 from rotdata.encoders.models import ModelFolder, find_model
 from rotdata.encoders.packed import PackedEncoder
 from rotdata.encoders.patches import latent_pictures
-from rotdata.errors import ShardMismatch, UsageError
+from rotdata.errors import RotError, ShardMismatch, UsageError
 from rotdata.rendering.strips import Renderer, renderer, renderer_as
 
 
@@ -39,6 +40,11 @@ class Pictures:
         """The latent of each text, [L, D]. Raises UsageError where fonts here draw otherwise, ShardMismatch."""
         pictures = [self._picture(text) for text in texts]
         return np.concatenate(self._encoder.encode(pictures))
+
+    def load(self) -> None:
+        """Load the tower now, that nothing later waits for it; what is wrong is said when it is needed."""
+        with suppress(RotError):
+            _ = self._encoder
 
     def fits(self, text: str) -> bool:
         """Whether a text can be drawn in one latent."""

@@ -41,6 +41,8 @@ def serve(
     from rottrain.generation.generate import RoT
 
     rot = RoT.from_pretrained(checkpoint, model=model)
+    if rot.config.feedback == "picture":
+        rot.load_tower()  # the first request that reads what no one has read before does not wait for it
     known_as = name or checkpoint.resolve().name
     app = new_app(
         rot, name=known_as, api_key=key, batch_size=batch_size, most_waiting=most_waiting, most_bytes=most_bytes

@@ -55,6 +55,8 @@ def thinker(
     latents = rot.budget(budget)
     rot.check_stop(stop)
     fed_back = rot.feedback(feedback)
+    if fed_back == "picture":
+        rot.load_tower()  # no question's time is that of loading
 
     def answer(questions: list[str], sampling: Sampling) -> list[Generation]:
         streamed = rot.stream(

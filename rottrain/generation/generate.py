@@ -341,6 +341,10 @@ class RoT:
                 break
         return thought, read
 
+    def load_tower(self) -> None:
+        """Load what draws characters that the book lacks, before it is first needed."""
+        self._pictures.load()
+
     @cached_property
     def _pictures(self) -> Pictures:
         return Pictures(self.backbone.folder, style=self.config.style, encoder=self.config.encoder)

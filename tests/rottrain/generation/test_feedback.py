@@ -14,6 +14,7 @@ from rotdata.encoders import load_encoder
 from rotdata.errors import CheckpointError, ShardMismatch, UsageError
 from rotdata.rendering.strips import StripStyle, renderer
 from rotdata.shards import EmbeddingShards
+from rottrain.evaluation.modes import thinker
 from rottrain.model.glyph_probe import OTHER
 from tests.rottrain.samples import SUMS
 
@@ -154,3 +155,11 @@ def test_a_thought_of_two_lines_a_latent_is_read_drawn_and_fed_back(tmp_path: Pa
     rows = EmbeddingShards(tmp_path / "shards").read_group(0)
     assert rows.spans[0] is not None
     assert [rows.cots[0][a:b] for a, b in pairwise(rows.spans[0])] == ["<<4+4=8>> ", "<<8*1=8>>"]
+
+
+def test_an_evaluation_loads_the_tower_before_it_times_anything(picture_checkpoint: Path) -> None:
+    rot = rottrain.RoT.from_pretrained(picture_checkpoint)
+    thinker(rot, feedback="latent")
+    assert "_pictures" not in vars(rot)
+    thinker(rot)
+    assert "_encoder" in vars(vars(rot)["_pictures"])
