@@ -19,6 +19,8 @@ _LISTED = 20  # characters named one by one
 
 def finish(summary: Any, out: Path, max_rejects: float, *, as_json: bool, more: dict[str, Any] | None = None) -> None:
     """Print a summary; exit code 3 if more rows were rejected than `max_rejects` allows."""
+    from rotdata.shards import rejects_file
+
     if as_json:
         print_json(dataclasses.asdict(summary) | (more or {}))
     else:
@@ -35,7 +37,7 @@ def finish(summary: Any, out: Path, max_rejects: float, *, as_json: bool, more: 
             say(f"{count} {what}")
     if summary.rows_rejected:
         share = summary.rows_rejected / summary.rows_in
-        say(f"{summary.rows_rejected} rows rejected ({share:.1%}): reasons in {out / 'rejects.jsonl'}")
+        say(f"{summary.rows_rejected} rows rejected ({share:.1%}): reasons in {rejects_file(out)}")
         if share > max_rejects:
             raise typer.Exit(EXIT_REJECTS)
 

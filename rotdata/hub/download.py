@@ -15,7 +15,7 @@ from rotdata.errors import OutputOccupied, ShardError
 from rotdata.hub.client import HubError, check_repo, explained
 from rotdata.hub.remote import LARGEST_READ, HubFiles, find_folder
 from rotdata.output import replaceable
-from rotdata.shards import MANIFEST, REJECTS, Manifest
+from rotdata.shards import REJECTS, Manifest
 
 _PARTIAL = ".pull"  # within the folder, so that what has arrived is moved and not copied
 _LISTED = 5
@@ -53,7 +53,7 @@ def pull(
         finally:
             shutil.rmtree(out / _PARTIAL, ignore_errors=True)
         if not manifest.total("rejected"):
-            (out / REJECTS).unlink(missing_ok=True)
+            shards.rejects_file(out).unlink(missing_ok=True)
         manifest.save(out)
         _, found = shards.verify(out)
     if found:
@@ -87,12 +87,13 @@ def _wanted(files: HubFiles, manifest: Manifest) -> list[_Wanted]:
                 "pushed again"
             )
     if manifest.total("rejected"):
-        size = files.sizes.get(REJECTS, 0)
+        name = shards.called(REJECTS, files)
+        size = files.sizes.get(name, 0)
         if not 0 < size <= LARGEST_READ:
             raise ShardError(
-                f"{files}/{REJECTS} has {size} bytes for {manifest.total('rejected')} rejects: have it pushed again"
+                f"{files}/{name} has {size} bytes for {manifest.total('rejected')} rejects: have it pushed again"
             )
-        wanted.append(_Wanted(REJECTS, size, None))
+        wanted.append(_Wanted(name, size, None))
     return wanted
 
 
@@ -100,12 +101,12 @@ def _clear_for(out: Path, manifest: Manifest, wanted: Sequence[_Wanted], *, over
     """Make way in `out`. Raises OutputOccupied if it holds what neither this nor an earlier pull put there."""
     shards.remove_leftovers(out)
     shutil.rmtree(out / _PARTIAL, ignore_errors=True)
-    if (out / MANIFEST).exists() and (reason := _conflict(out, manifest)):
+    if shards.manifest_file(out).exists() and (reason := _conflict(out, manifest)):
         if not overwrite:
             raise OutputOccupied(f"{out} holds {reason}: choose another --out, or --overwrite")
         shards.clear(out)
-    ours = {MANIFEST, REJECTS, *(each.name for each in wanted)}
-    if strangers := sorted(path.name for path in out.iterdir() if path.name not in ours):
+    ours = {shards.manifest_file(out), shards.rejects_file(out), *(_here(out, each) for each in wanted)}
+    if strangers := sorted(path.name for path in out.iterdir() if path not in ours):
         raise OutputOccupied(
             f"{out} holds other things ({', '.join(strangers[:_LISTED])}): choose an empty or new folder"
         )
@@ -122,6 +123,11 @@ def _conflict(out: Path, manifest: Manifest) -> str | None:
     if any(manifest.shards.get(index) != entry for index, entry in there.shards.items()):
         return "the same shards made elsewhere, whose bytes differ"
     return None
+
+
+def _here(out: Path, wanted: _Wanted) -> Path:
+    """Where a file belongs; an earlier release may have pushed the rejects by another name."""
+    return out / wanted.name if shards.is_shard_file(wanted.name) else shards.rejects_file(out)
 
 
 def _arrived(folder: Path, wanted: _Wanted) -> bool:
@@ -164,7 +170,7 @@ def _fetch(files: HubFiles, missing: Sequence[_Wanted], out: Path) -> None:
                     f"{files}/{each.name} has another SHA-256 than its manifest says: don't trust it, or have it "
                     "pushed again"
                 )
-            arrived.replace(replaceable(out / each.name))
+            arrived.replace(replaceable(_here(out, each)))
 
 
 def _forwarding(bar: tqdm) -> type[tqdm]:

@@ -14,7 +14,7 @@ from urllib.parse import unquote
 
 from rotdata.errors import ShardError, UsageError
 from rotdata.hub.client import HubError, check_repo, explained, patiently
-from rotdata.shards import MANIFEST
+from rotdata.shards import EARLIER, MANIFEST
 
 if TYPE_CHECKING:
     from huggingface_hub.hf_api import RepoFile
@@ -52,6 +52,10 @@ class HubFiles:
             raise ShardError(f"{self}/{name} claims {size} bytes, more than any file of its kind: don't trust it")
         with self.open(name) as stream:
             return stream.read(size)
+
+    def holds(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return name in self.sizes
 
     def open(self, name: str) -> BinaryIO:
         """A file to read parts of; a read fetches little more than it asks for. Raises FileNotFoundError, HubError."""
@@ -126,13 +130,13 @@ class Head:
 
     def splits(self) -> dict[str, list[str]]:
         """The splits of each configuration that holds a manifest; names that are no plain names are passed over."""
-        found: dict[str, list[str]] = {}
+        found: dict[str, dict[str, None]] = {}
         for path in sorted(self.files):
             config, _, rest = path.partition("/")
             split, _, name = rest.partition("/")
-            if name == MANIFEST and NAME.fullmatch(config) and SPLIT.fullmatch(split):
-                found.setdefault(config, []).append(split)
-        return found
+            if name in (MANIFEST, EARLIER[MANIFEST]) and NAME.fullmatch(config) and SPLIT.fullmatch(split):
+                found.setdefault(config, {})[split] = None
+        return {config: list(splits) for config, splits in found.items()}
 
 
 def locate(name: str) -> Path | HubFiles:

@@ -18,7 +18,7 @@ from rotdata.errors import ShardError, UsageError
 from rotdata.hub.card import CARD, describe, write_card
 from rotdata.hub.client import HubError, check_repo, endpoint, explained
 from rotdata.hub.remote import NAME, SPLIT, Head, read_head
-from rotdata.shards import MANIFEST, REJECTS, Manifest
+from rotdata.shards import EARLIER, MANIFEST, REJECTS, Manifest
 
 if TYPE_CHECKING:
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete
@@ -71,9 +71,12 @@ def push(
     closing, card = _closing(folder, manifest, head, place, replaced=replaced)
     new_parts, new_closing = ([each for each in some if not _holds(head, each)] for some in (parts, closing))
     new = [*new_parts, *new_closing]
-    commits = list(_commits(new_parts, new_closing, _stale(head, place, {each.path for each in chain(parts, closing)})))
-    if len(commits) > 1 and place.manifest in head.files and any(each.path == place.manifest for each in new):
-        commits[0].deleted.append(place.manifest)  # else it would name shards that are being replaced
+    stale = _stale(head, place, {each.path for each in chain(parts, closing)})
+    commits = list(_commits(new_parts, new_closing, stale))
+    if len(commits) > 1 and any(each.path == place.manifest for each in new):
+        there = [path for path in place.manifests if path in head.files]
+        commits[0].deleted.extend(there)  # else they would name shards that are being replaced
+        commits[-1].deleted = [path for path in commits[-1].deleted if path not in there]
     return Pushed(
         repo=repo,
         config=place.config,
@@ -140,6 +143,11 @@ class _Place:
     def manifest(self) -> str:
         return f"{self.folder}/{MANIFEST}"
 
+    @property
+    def manifests(self) -> tuple[str, str]:
+        """Its name, and that of earlier releases."""
+        return self.manifest, f"{self.folder}/{EARLIER[MANIFEST]}"
+
 
 @dataclass(frozen=True, slots=True)
 class _Upload:
@@ -179,16 +187,7 @@ class _Commit:
 
 def _publishable(folder: Path) -> Manifest:
     """The manifest of a folder that is whole, and as its manifest says. Raises UsageError for a part, ShardError."""
-    manifest = Manifest.load(folder)
-    if manifest.part is not None:
-        raise UsageError(
-            f"{folder} is a part: join all parts with `rotdata merge {folder.resolve().parent}`, then push that"
-        )
-    if not manifest.finished:
-        done, planned = len(manifest.shards), len(manifest.planned)
-        raise ShardError(
-            f"{folder} has {done} of {planned} shards: finish it with the command that makes it, then push"
-        )
+    manifest = Manifest.load_whole(folder, then="push")
     _, found = shards.verify(folder)
     if found:
         raise ShardError(
@@ -270,10 +269,13 @@ def _sort(manifest: Manifest) -> tuple[Any, ...]:
 
 
 def _stale(head: Head, place: _Place, wanted: set[str]) -> list[str]:
-    """Shards and rejects that an earlier push of another plan left."""
+    """Shards and rejects that an earlier push of another plan left, and what an earlier release named otherwise."""
     below = f"{place.folder}/"
     ours = (path for path in head.files if path.startswith(below) and path not in wanted)
-    return sorted(path for path in ours if path == below + REJECTS or shards.is_shard_file(path.removeprefix(below)))
+    names = {REJECTS, *EARLIER.values()}
+    return sorted(
+        path for path in ours if path.removeprefix(below) in names or shards.is_shard_file(path.removeprefix(below))
+    )
 
 
 def _closing(
@@ -282,9 +284,9 @@ def _closing(
     """What makes a folder of shards whole: manifest, rejects, a picture where there is none yet, and the card."""
     section = describe(folder, manifest, repo=place.repo, config=place.config, renew_example=replaced)
     card = write_card(_readme(head), section)
-    closing = [_Upload(f"{place.folder}/{MANIFEST}", folder / MANIFEST), _Upload(CARD, card.encode())]
-    if (folder / REJECTS).exists():
-        closing.append(_Upload(f"{place.folder}/{REJECTS}", folder / REJECTS))
+    closing = [_Upload(place.manifest, shards.manifest_file(folder)), _Upload(CARD, card.encode())]
+    if (rejects := shards.rejects_file(folder)).exists():
+        closing.append(_Upload(f"{place.folder}/{REJECTS}", rejects))
     if section.picture is not None and (replaced or section.picture_path not in head.files):
         closing.append(_Upload(section.picture_path, section.picture))
     return closing, card

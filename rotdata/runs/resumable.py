@@ -144,7 +144,7 @@ def place(out: Path, manifest: shards.Manifest, mode: Mode) -> Path:
     """The folder that a run writes: `out`, or that of its part, which the manifest then says. Raises OutputOccupied."""
     if mode.part is None:
         return out
-    if (out / shards.MANIFEST).exists():
+    if shards.manifest_file(out).exists():
         raise OutputOccupied(
             f"{out} holds a whole run, merged already perhaps: leave --shard out, or choose another --out"
         )
@@ -180,10 +180,10 @@ def merge(out: Path) -> shards.Manifest:
         folders = sorted(path for path in out.iterdir() if _PART.fullmatch(path.name))
         for folder in folders:
             held.enter_context(shards.locked(folder))
-        merged = (out / shards.MANIFEST).exists()
+        merged = shards.manifest_file(out).exists()
         if not folders and not merged:
             raise UsageError(f"{out} holds no parts: they are made with --shard 1/N to N/N")
-        parts = {folder: shards.Manifest.load(folder) for folder in folders if (folder / shards.MANIFEST).exists()}
+        parts = {folder: shards.Manifest.load(folder) for folder in folders if shards.manifest_file(folder).exists()}
         whole = shards.Manifest.load(out) if merged else _joined(out, list(parts.values()))
         for folder, part in parts.items():
             if differences := replace(part, part=None).differences(replace(whole, part=None)):
@@ -195,8 +195,8 @@ def merge(out: Path) -> shards.Manifest:
             whole.save(out)
         for folder in folders:
             shards.remove_leftovers(folder)
-            (folder / shards.REJECTS).unlink(missing_ok=True)
-            (folder / shards.MANIFEST).unlink(missing_ok=True)
+            shards.rejects_file(folder).unlink(missing_ok=True)
+            shards.manifest_file(folder).unlink(missing_ok=True)
             folder.rmdir()
     return whole
 
@@ -391,7 +391,7 @@ def _become_worker() -> None:
 
 def _open_folder(out: Path, manifest: shards.Manifest, mode: Mode) -> None:
     """Take over the finished shards of an earlier run of the same thing, or refuse the folder."""
-    ours = (out / shards.MANIFEST).exists()
+    ours = shards.manifest_file(out).exists()
     if not ours and any(not shards.is_leftover(path) for path in out.iterdir()):
         if any(_PART.fullmatch(path.name) for path in out.iterdir()):
             raise OutputOccupied(f"{out} holds parts of a run: join them with `rotdata merge {out}`")

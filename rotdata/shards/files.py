@@ -15,8 +15,11 @@ from typing import BinaryIO, Protocol
 
 from rotdata.errors import FolderUnwritable, OutputOccupied
 
-MANIFEST = "manifest.json"
-REJECTS = "rejects.jsonl"
+MANIFEST = "_manifest.json"
+"""pandas, pyarrow and others that read a folder of Parquet files pass over names with an underscore."""
+REJECTS = "_rejects.jsonl"
+EARLIER = {MANIFEST: "manifest.json", REJECTS: "rejects.jsonl"}
+"""Names in folders that an earlier release began: they are kept there."""
 
 _REMEDIES = {
     errno.ENOSPC: "free some space, and run the same command again to go on where it stopped",
@@ -41,6 +44,9 @@ class Files(Protocol):
     def size(self, name: str) -> int:
         """Bytes of a file. Raises OSError."""
 
+    def holds(self, name: str) -> bool:
+        """Whether there is such a file."""
+
 
 @dataclass(frozen=True, slots=True)
 class LocalFiles:
@@ -62,6 +68,26 @@ class LocalFiles:
     def size(self, name: str) -> int:
         """Bytes of a file."""
         return (self.folder / name).stat().st_size
+
+    def holds(self, name: str) -> bool:
+        """Whether there is such a file."""
+        return (self.folder / name).exists()
+
+
+def called(name: str, files: Files) -> str:
+    """What MANIFEST or REJECTS is called in a folder: as in earlier releases if one of them began it."""
+    begun_earlier = files.holds(EARLIER[MANIFEST]) and not files.holds(MANIFEST)
+    return EARLIER[name] if begun_earlier else name
+
+
+def manifest_file(folder: Path) -> Path:
+    """The manifest of a folder, there or not yet."""
+    return folder / called(MANIFEST, LocalFiles(folder))
+
+
+def rejects_file(folder: Path) -> Path:
+    """The rejects of a folder, there or not."""
+    return folder / called(REJECTS, LocalFiles(folder))
 
 
 def is_shard_file(name: str) -> bool:
@@ -85,8 +111,8 @@ def clear(folder: Path) -> None:
     for path in folder.iterdir():
         if is_shard_file(path.name) and not path.is_dir():
             path.unlink()
-    (folder / REJECTS).unlink(missing_ok=True)
-    (folder / MANIFEST).unlink()
+    rejects_file(folder).unlink(missing_ok=True)
+    manifest_file(folder).unlink()
 
 
 def holds_bytes(path: Path, size: int | None, sha256: str) -> bool:

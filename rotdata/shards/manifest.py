@@ -1,4 +1,4 @@
-"""manifest.json: everything that decides a folder's bytes, and its finished shards. Checked as a stranger's."""
+"""_manifest.json: everything that decides a folder's bytes, and its finished shards. Checked as a stranger's."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import pyarrow as pa
 
-from rotdata.errors import ShardError
+from rotdata.errors import ShardError, UsageError
 from rotdata.output import write_atomically
-from rotdata.shards.files import MANIFEST, Files, LocalFiles
+from rotdata.shards.files import MANIFEST, Files, LocalFiles, called, manifest_file
 from rotdata.shards.schema import embedding_schema, strip_schema
 from rotdata.shards.targets import Context, Longer, Store
 
@@ -101,7 +101,7 @@ class ShardEntry:
     rounding: float = 0.0
     """Of embeddings: what storing them changed, root mean square, relative to that of the values."""
     rejects_sha256: str = ""
-    """Of its lines in rejects.jsonl, if there are any."""
+    """Of its lines in _rejects.jsonl, if there are any."""
     row_groups: list[int] = field(default_factory=list)
     """Rows of each of its row groups, so that a reader far away need not open it to know them."""
     halved: int = 0
@@ -212,21 +212,23 @@ class Manifest:
         return [f"{key}: {mine.get(key)} | {theirs.get(key)}" for key in keys if mine.get(key) != theirs.get(key)]
 
     def save(self, folder: Path) -> None:
-        """Write manifest.json, whole or not at all."""
+        """Write _manifest.json, whole or not at all."""
         finished = {str(index): asdict(self.shards[index]) for index in sorted(self.shards)}
         content = self._identity() | {"encoder": self.encoder, "survey": self.survey, "shards": finished}
         content["checksum"] = _digest(content)
-        write_atomically(folder / MANIFEST, _manifest_bytes(content))
+        write_atomically(manifest_file(folder), _manifest_bytes(content))
 
     @classmethod
     def load(cls, folder: Path | Files) -> Manifest:
-        """Read and check manifest.json, which a stranger may have written.
+        """Read and check _manifest.json, which a stranger may have written.
 
         Raises ShardError if it is missing, damaged, of a later version, or not one that this toolkit writes.
         """
-        file = f"{folder}/{MANIFEST}"
+        files = LocalFiles(folder) if isinstance(folder, Path) else folder
+        name = called(MANIFEST, files)
+        file = f"{folder}/{name}"
         try:
-            stored = (LocalFiles(folder) if isinstance(folder, Path) else folder).read(MANIFEST)
+            stored = files.read(name)
             content = json.loads(stored)
         except FileNotFoundError:
             raise ShardError(
@@ -255,6 +257,23 @@ class Manifest:
             raise _untrusted(file, strange)
         if names := manifest._strange_names():
             raise ShardError(f"{file} names files that can't be its own ({names[0]!r}): don't trust where it is from")
+        return manifest
+
+    @classmethod
+    def load_whole(cls, folder: Path, *, then: str) -> Manifest:
+        """The manifest of a finished folder, for what is `then` to be done with it.
+
+        Raises UsageError for a part, ShardError for one that is unfinished, and as `load` does.
+        """
+        manifest = cls.load(folder)
+        if manifest.part is not None:
+            parts = folder.resolve().parent
+            raise UsageError(f"{folder} is a part: join all parts with `rotdata merge {parts}`, then {then} that")
+        if not manifest.finished:
+            done, planned = len(manifest.shards), len(manifest.planned)
+            raise ShardError(
+                f"{folder} has {done} of {planned} shards: finish it with the command that makes it, then {then}"
+            )
         return manifest
 
     def _strange_values(self) -> Iterator[str]:

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from rotdata.errors import ShardError
-from rotdata.shards.files import MANIFEST, Files, LocalFiles
+from rotdata.shards.files import MANIFEST, Files, LocalFiles, called
 from rotdata.shards.manifest import Manifest, ShardEntry
 from rotdata.shards.soundness import problems_of_file, problems_of_rows, values_of
 from rotdata.shards.targets import restore
@@ -176,8 +176,8 @@ class EmbeddingShards:
                 "the same `rotdata embed` makes it anew"
             )
         if sum(entry.row_groups) != entry.rows:
-            grouped = sum(entry.row_groups)
-            raise ShardError(f"{self.folder}/{MANIFEST} has row groups of {grouped} rows in a shard of {entry.rows}")
+            grouped, name = sum(entry.row_groups), called(MANIFEST, self._files)
+            raise ShardError(f"{self.folder}/{name} has row groups of {grouped} rows in a shard of {entry.rows}")
 
 
 def _sound(
@@ -204,24 +204,32 @@ def _sound(
     )
 
 
-def rows_of(table: pa.Table, manifest: Manifest) -> EmbeddedRows:
-    """A sound table of an embedding shard as plain arrays."""
+def stored_latents(
+    table: pa.Table, manifest: Manifest
+) -> tuple[NDArray[Any], NDArray[np.int64], NDArray[np.float32] | None]:
+    """Latents of a sound table as they are stored: values [L, D], offsets of the rows, scales [L] of eight bits."""
     column = table.column("embedding").combine_chunks()
     if isinstance(column, pa.ChunkedArray):
         column = column.chunk(0) if column.num_chunks else pa.array([], type=column.type)
-    values = values_of(column.values, manifest)
-    if "scale" in table.column_names:
-        scales = table.column("scale").combine_chunks()
-        scales = scales.chunk(0) if isinstance(scales, pa.ChunkedArray) and scales.num_chunks else scales
-        values = restore(values, scales.flatten().to_numpy())
+    values, offsets = values_of(column.values, manifest), column.offsets.to_numpy().astype(np.int64)
+    if "scale" not in table.column_names:
+        return values, offsets, None
+    scales = table.column("scale").combine_chunks()
+    scales = scales.chunk(0) if isinstance(scales, pa.ChunkedArray) and scales.num_chunks else scales
+    return values, offsets, scales.flatten().to_numpy()
+
+
+def rows_of(table: pa.Table, manifest: Manifest) -> EmbeddedRows:
+    """A sound table of an embedding shard as plain arrays."""
+    values, offsets, scales = stored_latents(table, manifest)
     return EmbeddedRows(
         ids=table.column("id").to_pylist(),
         questions=table.column("question").to_pylist(),
         cots=table.column("cot").to_pylist(),
         answers=table.column("answer").to_pylist(),
         spans=table.column("spans").to_pylist(),
-        offsets=column.offsets.to_numpy().astype(np.int64),
-        embedding_LD=values,
+        offsets=offsets,
+        embedding_LD=values if scales is None else restore(values, scales),
     )
 
 

@@ -1,4 +1,4 @@
-"""rejects.jsonl: the rows that were refused, a line each, with the shard they are missing from and the reason."""
+"""_rejects.jsonl: the rows that were refused, a line each, with the shard they are missing from and the reason."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typing import Any
 
 from rotdata.errors import ShardError
 from rotdata.output import write_atomically
-from rotdata.shards.files import REJECTS
+from rotdata.shards.files import rejects_file
 
 
 def read_rejects(folder: Path) -> list[dict[str, Any]]:
-    """Lines of rejects.jsonl: shard, id, reason. Raises ShardError if the file is damaged."""
-    file = folder / REJECTS
+    """Lines of _rejects.jsonl: shard, id, reason. Raises ShardError if the file is damaged."""
+    file = rejects_file(folder)
     try:
         rejects = [json.loads(line) for line in file.read_text().splitlines()]
         broken = not all(isinstance(reject, dict) and isinstance(reject.get("shard"), int) for reject in rejects)
@@ -30,8 +30,8 @@ def read_rejects(folder: Path) -> list[dict[str, Any]]:
 
 
 def write_rejects(folder: Path, rejects: Sequence[dict[str, Any]]) -> None:
-    """Replace rejects.jsonl, whole or not at all; no rejects, no file."""
-    file = folder / REJECTS
+    """Replace _rejects.jsonl, whole or not at all; no rejects, no file."""
+    file = rejects_file(folder)
     if rejects:
         write_atomically(file, b"".join(map(reject_line, rejects)))
     else:
@@ -39,7 +39,7 @@ def write_rejects(folder: Path, rejects: Sequence[dict[str, Any]]) -> None:
 
 
 def rejects_by_shard(rejects: Iterable[dict[str, Any]]) -> defaultdict[int, list[dict[str, Any]]]:
-    """Lines of rejects.jsonl by the index of their shard, each shard's in order."""
+    """Lines of _rejects.jsonl by the index of their shard, each shard's in order."""
     found: defaultdict[int, list[dict[str, Any]]] = defaultdict(list)
     for reject in rejects:
         found[reject["shard"]].append(reject)
@@ -47,10 +47,10 @@ def rejects_by_shard(rejects: Iterable[dict[str, Any]]) -> defaultdict[int, list
 
 
 def reject_line(reject: dict[str, Any]) -> bytes:
-    """A line of rejects.jsonl."""
+    """A line of _rejects.jsonl."""
     return json.dumps(reject, ensure_ascii=True).encode() + b"\n"
 
 
 def rejects_sha256(rejects: Sequence[dict[str, Any]]) -> str:
-    """What a shard's entry says of its lines in rejects.jsonl; nothing if it has none."""
+    """What a shard's entry says of its lines in _rejects.jsonl; nothing if it has none."""
     return hashlib.sha256(b"".join(map(reject_line, rejects))).hexdigest() if rejects else ""

@@ -11,7 +11,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from rotdata.errors import ShardError
-from rotdata.shards.files import MANIFEST, REJECTS, holds_bytes
+from rotdata.shards.files import holds_bytes, manifest_file, rejects_file
 from rotdata.shards.manifest import Manifest, ShardEntry
 from rotdata.shards.rejects import read_rejects, reject_line, rejects_by_shard, rejects_sha256
 from rotdata.shards.soundness import problems_of_file, problems_of_rows
@@ -34,12 +34,13 @@ def verify(folder: Path | str) -> tuple[Manifest | None, list[Mismatch]]:
     is no manifest at all.
     """
     folder = Path(folder)
+    stated, refused = manifest_file(folder), rejects_file(folder).name
     try:
         manifest = Manifest.load(folder)
     except ShardError as error:
-        if not (folder / MANIFEST).exists():
+        if not stated.exists():
             raise
-        return None, [Mismatch(MANIFEST, str(error))]
+        return None, [Mismatch(stated.name, str(error))]
     found: list[Mismatch] = []
     for index in manifest.planned:
         entry = manifest.shards.get(index)
@@ -47,13 +48,13 @@ def verify(folder: Path | str) -> tuple[Manifest | None, list[Mismatch]]:
             found.append(Mismatch(manifest.shard_file(index), "not made yet: run the same command again"))
         else:
             found.extend(Mismatch(entry.file, problem) for problem in _problems(folder, manifest, entry))
-    known = {MANIFEST, REJECTS, *map(manifest.shard_file, manifest.planned)}
+    known = {stated.name, refused, *map(manifest.shard_file, manifest.planned)}
     strangers = sorted(path.name for path in folder.iterdir() if path.name not in known)
     found.extend(Mismatch(name, "not of this folder: remove it") for name in strangers)
-    found.extend(Mismatch(REJECTS, problem) for problem in _rejects_problems(folder, manifest))
+    found.extend(Mismatch(refused, problem) for problem in _rejects_problems(folder, manifest))
     if manifest.finished and manifest.part is None and manifest.rows_done != manifest.plan.rows_in:
         done = manifest.rows_done
-        found.append(Mismatch(MANIFEST, f"{done} rows out and rejected, {manifest.plan.rows_in} rows in"))
+        found.append(Mismatch(stated.name, f"{done} rows out and rejected, {manifest.plan.rows_in} rows in"))
     return manifest, found
 
 
@@ -77,7 +78,7 @@ def _rejects_problems(folder: Path, manifest: Manifest) -> Iterator[str]:
     if len(rejects) != manifest.total("rejected"):
         yield f"{len(rejects)} lines, the manifest counts {manifest.total('rejected')}"
         return
-    stored = (folder / REJECTS).read_bytes() if rejects else b""
+    stored = rejects_file(folder).read_bytes() if rejects else b""
     if stored != b"".join(map(reject_line, rejects)):
         yield "not as it was written: it was damaged or edited"
         return

@@ -121,14 +121,14 @@ def test_links_in_a_circle_are_an_error_and_stay(tmp_path: Path) -> None:
 
 def test_a_shard_or_manifest_that_is_a_link_is_written_through_it(tmp_path: Path, toy_embeddings: Path) -> None:
     (tmp_path / "disk").mkdir()
-    for name in ("a.parquet", "manifest.json"):
+    for name in ("a.parquet", "_manifest.json"):
         (tmp_path / name).symlink_to(tmp_path / "disk" / name)
     stored = write_shard(tmp_path, "a.parquet", embedding_table([], 4))
     Manifest.load(toy_embeddings).save(tmp_path)
     assert Manifest.load(tmp_path) == Manifest.load(toy_embeddings)
     assert len((tmp_path / "disk" / "a.parquet").read_bytes()) == stored.bytes
-    assert set(contents(tmp_path / "disk")) == {"a.parquet", "manifest.json"}
-    assert all((tmp_path / name).is_symlink() for name in ("a.parquet", "manifest.json"))
+    assert set(contents(tmp_path / "disk")) == {"a.parquet", "_manifest.json"}
+    assert all((tmp_path / name).is_symlink() for name in ("a.parquet", "_manifest.json"))
 
 
 def test_a_device_is_never_renamed_over(device: Path) -> None:

@@ -33,7 +33,7 @@ def test_a_mismatch_exits_4_with_the_json_printed(run_rotdata: Run, strips: Path
 @pytest.mark.parametrize("command", ["verify", "embed"])
 def test_a_folder_without_manifest_exits_1(run_rotdata: Run, tmp_path: Path, tiny_folder: Path, command: str) -> None:
     options = ("--model", tiny_folder, "--out", tmp_path / "out") if command == "embed" else ()
-    assert_refused(run_rotdata(command, tmp_path, *options), 1, "holds no manifest.json")
+    assert_refused(run_rotdata(command, tmp_path, *options), 1, "holds no _manifest.json")
 
 
 def test_a_damaged_manifest_exits_4_and_a_missing_one_1(run_rotdata: Run, strips: Path) -> None:
@@ -44,4 +44,4 @@ def test_a_damaged_manifest_exits_4_and_a_missing_one_1(run_rotdata: Run, strips
     assert found["shards"] == 0
     assert "does not match its own checksum" in found["mismatches"][0]["problem"]
     (strips / MANIFEST).unlink()
-    assert_refused(run_rotdata("verify", strips), 1, "holds no manifest.json")
+    assert_refused(run_rotdata("verify", strips), 1, "holds no _manifest.json")

@@ -81,7 +81,7 @@ def test_where_no_font_has_them_the_package_is_named(run_rotdata: Run, tmp_path:
     result = run_rotdata("render", write_jsonl(tmp_path / "rows.jsonl", [CHINESE]), "--out", tmp_path / "out")
     assert result.code == 3
     assert "for the characters in no font: install a font that has them, fonts-noto-cjk" in result.err
-    assert "fonts-noto-cjk" in (tmp_path / "out" / "rejects.jsonl").read_text()
+    assert "fonts-noto-cjk" in (tmp_path / "out" / "_rejects.jsonl").read_text()
 
 
 def test_a_font_that_is_gone_is_named_by_a_fresh_process(run_rotdata: Run, tmp_path: Path, squares: str) -> None:
@@ -257,7 +257,7 @@ def test_too_many_rejects_exit_3_with_the_json_printed(
     assert result.code == code
     summary = json.loads(result.out)
     assert (summary["rows_in"], summary["rows_out"], summary["rows_rejected"]) == (4, 3, 1)
-    assert f"1 rows rejected (25.0%): reasons in {tmp_path / 'out' / 'rejects.jsonl'}" in result.err
+    assert f"1 rows rejected (25.0%): reasons in {tmp_path / 'out' / '_rejects.jsonl'}" in result.err
 
 
 def test_rejects_count_again_when_a_finished_run_is_repeated(run_rotdata: Run, tmp_path: Path) -> None:

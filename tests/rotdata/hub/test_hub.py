@@ -235,7 +235,7 @@ def test_an_interrupted_push_shows_no_manifest_and_goes_on(
     sent = len(server.requests("PUT", "/lfs/"))
     last = f"{place}/{shard_files[2]}"
     assert client(push_one_by_one, toy_strips) == str(
-        (last, f"{place}/manifest.json", "README.md", f"{STRIPS}/strip.png")
+        (last, f"{place}/_manifest.json", "README.md", f"{STRIPS}/strip.png")
     )
     assert len(server.requests("PUT", "/lfs/")) == sent + 1
     assert below(server, place) == contents(toy_strips)
@@ -256,7 +256,7 @@ def test_another_folder_of_the_same_name_is_refused_or_replaces(
 
     server.fail_after(uploads=1)
     assert client(push_one_by_one, other, STRIPS).startswith("HubError: ")
-    assert "manifest.json" not in below(server, place)
+    assert "_manifest.json" not in below(server, place)
     server.heal()
     client(push_one_by_one, other, STRIPS)
     assert below(server, place) == contents(other)
@@ -500,7 +500,7 @@ def test_private_datasets_stay_private(
     assert all("401 (" in each and "hf auth login" in each for each in told[:3])
     assert told[3].startswith(f"HubError: there is no folder {REPO}@nothing here")
     assert "404" in told[3]
-    assert "holds no CONFIG/SPLIT/manifest.json" in told[4]
+    assert "holds no CONFIG/SPLIT/_manifest.json" in told[4]
     assert not (tmp_path / "out").exists()
 
 
@@ -563,7 +563,22 @@ def test_rejects_come_along(server: HubServer, client: Callable[..., Any], tmp_p
     assert client(push_with_config, "rows", strips) == ["5"]
     client(pull_in_turn, tmp_path / "out", "{}")
     assert contents(tmp_path / "out") == contents(strips)
-    assert "rejects.jsonl" in contents(strips)
+    assert "_rejects.jsonl" in contents(strips)
+
+
+def test_a_folder_that_an_earlier_release_pushed_is_fetched_and_renewed(
+    server: HubServer, client: Callable[..., Any], tmp_path: Path
+) -> None:
+    rows = [{"question": "q", "cot": "c", "answer": "a"}, {"question": "q", "cot": "", "answer": "a"}]
+    source = write_jsonl(tmp_path / "rows.jsonl", rows)
+    strips = render_toy(tmp_path / "strips", location=str(source), corpus="generic")
+    for name, content in contents(strips).items():
+        server.put(REPO, f"rows/train/{shards.EARLIER.get(name, name)}", content)
+    client(pull_in_turn, tmp_path / "out", "{}")
+    assert contents(tmp_path / "out") == contents(strips)
+    assert "rows/train/manifest.json" in server.files(REPO)
+    client(push_with_config, "rows", strips)
+    assert below(server, "rows/train") == contents(strips)
 
 
 # ---- reading from afar
@@ -654,7 +669,7 @@ def hostile(folder: Path, **changes: Any) -> dict[str, bytes]:
     scratch = folder.parent / "scratch"
     scratch.mkdir(exist_ok=True)
     manifest.save(scratch)
-    return contents(folder) | {"manifest.json": (scratch / "manifest.json").read_bytes()}
+    return contents(folder) | {"_manifest.json": (scratch / "_manifest.json").read_bytes()}
 
 
 def test_hostile_datasets_are_refused(
@@ -683,10 +698,10 @@ def test_hostile_datasets_are_refused(
         for path, data in files.items():
             claimed = 10**16 if repo == "a/liar" and path == name else None
             server.put(repo, f"rows/train/{path}", data, claimed_size=claimed)
-    server.put("a/manifest", "rows/train/manifest.json", b"{}", claimed_size=10**10)
-    server.put("a/unfinished", "rows/train/manifest.json", unfinished(folder))
-    server.put("a/paths", "../../manifest.json", b"{}")
-    server.put("a/paths", "rows/../manifest.json", b"{}")
+    server.put("a/manifest", "rows/train/_manifest.json", b"{}", claimed_size=10**10)
+    server.put("a/unfinished", "rows/train/_manifest.json", unfinished(folder))
+    server.put("a/paths", "../../_manifest.json", b"{}")
+    server.put("a/paths", "rows/../_manifest.json", b"{}")
 
     repos = [*datasets, "a/manifest", "a/unfinished", "a/paths"]
     out = tmp_path / "out"
@@ -710,14 +725,16 @@ def test_hostile_datasets_are_refused(
     assert "claims 10000000000 bytes" in pulled["a/manifest"]
     assert "claims 10000000000 bytes" in read["a/manifest"]
     assert "has 2 of 3 shards: it was published unfinished" in pulled["a/unfinished"]
-    assert "holds no CONFIG/SPLIT/manifest.json" in pulled["a/paths"]
+    assert "holds no CONFIG/SPLIT/_manifest.json" in pulled["a/paths"]
 
     assert pulled["a/pickle"].startswith("Manifest(")
     assert contents(out / "a" / "pickle") == contents(folder)
     assert not [line for line in server.log if line.path.endswith(".pkl")]
     assert not list(tmp_path.rglob("escaped*"))
     assert not [
-        path for path in contents(out) if "manifest.json" in path and "a/pickle" not in path and "a/columns" not in path
+        path
+        for path in contents(out)
+        if "_manifest.json" in path and "a/pickle" not in path and "a/columns" not in path
     ]
 
 
@@ -727,4 +744,4 @@ def unfinished(folder: Path) -> bytes:
     del manifest.shards[2]
     scratch = folder.parent / "scratch"
     manifest.save(scratch)
-    return (scratch / "manifest.json").read_bytes()
+    return (scratch / "_manifest.json").read_bytes()

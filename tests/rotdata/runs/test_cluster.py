@@ -104,7 +104,7 @@ def test_errors_reach_the_run(two_workers: None, toy_strips: Path, tmp_path: Pat
     work = RayWork(
         maker=maker, job=lambda index: EmbedJob(index, origin.shards[index], tmp_path / f"{index}"), actors=1
     )
-    with pytest.raises(ShardError, match="holds no manifest.json"):
+    with pytest.raises(ShardError, match="holds no _manifest.json"):
         list(work([0, 1, 2], lambda: False))
     assert list(work([], lambda: False)) == []
 

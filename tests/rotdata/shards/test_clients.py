@@ -1,4 +1,4 @@
-"""Others read the latents of our shards without our code, and latents of their own are stored once."""
+"""Others read our folders and latents without our code, and latents of their own are stored once."""
 
 from __future__ import annotations
 
@@ -13,13 +13,16 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from pyarrow.dataset import dataset
 
+from rotdata.corpora import Source
 from rotdata.errors import ShardError
+from rotdata.rendering.strips import StripStyle
 from rotdata.runs import pipeline
 from rotdata.runs.embedding import EmbedSettings
-from rotdata.shards import EmbeddingShards, read_table, verify, write_shard
+from rotdata.shards import REJECTS, EmbeddingShards, Shards, read_table, verify, write_shard
 from rotdata.shards.targets import TargetSettings
-from tests.helpers import StandInEncoder
+from tests.helpers import StandInEncoder, write_jsonl
 from tests.rotdata.shards.samples import edit_manifest, replace_entry, shard_files
 
 Rows = dict[str, Any]
@@ -67,6 +70,84 @@ def test_others_read_latents_of_their_own_without_our_code(
             values_KD = np.frombuffer(b"".join(latents), store).reshape(len(latents), -1)
             ours_KD = group.embedding_LD[group.offsets[row] : group.offsets[row + 1]]
             np.testing.assert_array_equal(values_KD, ours_KD)
+
+
+Numbers = dict[str, Any]
+"""A column's value by the id of its row."""
+
+
+def folder_by_pandas(folder: Path, column: str) -> Numbers:
+    rows = pd.read_parquet(folder, columns=["id", column])
+    return dict(zip(rows.id, rows[column], strict=True))
+
+
+def folder_by_pyarrow(folder: Path, column: str) -> Numbers:
+    table = dataset(folder).to_table(columns=["id", column])
+    return dict(zip(table["id"].to_pylist(), table[column].to_pylist(), strict=True))
+
+
+def folder_by_polars(folder: Path, column: str) -> Numbers:
+    rows = pl.scan_parquet(folder, hidden_file_prefix="_")
+    return dict(rows.select("id", column).collect().iter_rows())
+
+
+def files_by_polars(folder: Path, column: str) -> Numbers:
+    return dict(pl.read_parquet(f"{folder}/*.parquet", columns=["id", column]).iter_rows())
+
+
+def folder_by_duckdb(folder: Path, column: str) -> Numbers:
+    return dict(duckdb.sql(f"SELECT id, {column} FROM read_parquet('{folder}')").fetchall())
+
+
+CLIENTS = [folder_by_pandas, folder_by_pyarrow, folder_by_polars, files_by_polars, folder_by_duckdb]
+
+
+@pytest.fixture(scope="module")
+def folders(toy_cells: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A folder of each kind, as it stands: strips with a reject, embeddings by their type and context."""
+    root = tmp_path_factory.mktemp("folders")
+    rows = [{"question": "q", "cot": f"{n}+1={n + 1}", "answer": "a"} for n in range(9)]
+    source = write_jsonl(root / "rows.jsonl", [*rows, {"question": "q"}])
+    pipeline.render(Source(location=str(source), corpus="generic"), StripStyle(cells=6), root / "strips")
+    assert (root / "strips" / REJECTS).exists()
+    for store in ("float16", "float32", "int8"):
+        for context in ("strip", "latent"):
+            settings = EmbedSettings(targets=TargetSettings(store=store), context=context)
+            pipeline.embed(toy_cells, StandInEncoder(), root / f"{store}-{context}", settings=settings)
+    return {path.name: path for path in root.iterdir() if path.is_dir()}
+
+
+@pytest.mark.parametrize("read", CLIENTS)
+def test_others_read_a_folder_of_strips_as_it_stands(
+    read: Callable[[Path, str], Numbers], folders: dict[str, Path]
+) -> None:
+    found = read(folders["strips"], "cot")
+    assert sorted(found.values()) == sorted(f"{n}+1={n + 1}" for n in range(9))
+    pictures = read(folders["strips"], "image")
+    assert all(picture["bytes"].startswith(b"\x89PNG") for picture in pictures.values())
+
+
+@pytest.mark.parametrize("kind", [f"{s}-{c}" for s in ("float16", "float32", "int8") for c in ("strip", "latent")])
+@pytest.mark.parametrize("read", CLIENTS)
+def test_others_read_a_folder_of_embeddings_as_it_stands(
+    read: Callable[[Path, str], Numbers], kind: str, folders: dict[str, Path]
+) -> None:
+    shards = Shards(EmbeddingShards(folders[kind]))
+    assert read(folders[kind], "num_latents") == {row.id: len(row.latents_KD) for row in shards}
+    if read is folder_by_duckdb and kind == "float16-strip":
+        return  # the one column that duckdb 2.0 does not read, see docs/shard-format.md
+    found = read(folders[kind], "embedding")
+    scales = read(folders[kind], "scale") if kind.startswith("int8") else None
+    store = kind.partition("-")[0]
+    for row in shards:
+        latents = found[row.id]
+        if kind.endswith("latent"):
+            values_KD = np.frombuffer(b"".join(latents), store).reshape(len(latents), -1)
+        else:
+            values_KD = np.array([list(latent) for latent in latents], store)
+        if scales is not None:
+            values_KD = values_KD * np.array(scales[row.id], np.float32)[:, None]
+        np.testing.assert_array_equal(values_KD, row.latents_KD)
 
 
 def test_polars_turns_the_bytes_into_arrays_of_numbers(toy_alone: Path) -> None:

@@ -102,7 +102,7 @@ def test_no_changed_byte_of_a_manifest_goes_unseen(data: st.DataObject, toy_stri
 
 
 def test_a_missing_manifest_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(ShardError, match=r"holds no manifest\.json"):
+    with pytest.raises(ShardError, match=r"holds no _manifest\.json"):
         Manifest.load(tmp_path)
 
 

@@ -209,7 +209,7 @@ def test_shards_of_another_model_exit_1(
 def test_a_folder_that_holds_no_shards_exits_1(
     run_rottrain: Run, stage1_arguments: list[object], short_strips: Path, tmp_path: Path
 ) -> None:
-    assert_refused(run_rottrain(*stage1_arguments, "--shards", tmp_path), 1, "holds no manifest.json")
+    assert_refused(run_rottrain(*stage1_arguments, "--shards", tmp_path), 1, "holds no _manifest.json")
     assert_refused(run_rottrain(*stage1_arguments, "--shards", short_strips), 1, "holds strips, not embeddings")
 
 
