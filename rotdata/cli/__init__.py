@@ -17,6 +17,7 @@ app = new_app(
         "push": hub.push,
         "pull": hub.pull,
         "merge": folders.merge,
+        "export-webdataset": folders.export_webdataset,
         "preview": folders.preview,
         "stats": folders.stats,
         "fonts": machine.fonts,

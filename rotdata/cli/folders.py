@@ -1,4 +1,4 @@
-"""Commands on folders of shards: verify, repair, merge, preview, stats."""
+"""Commands on folders of shards: verify, repair, merge, export-webdataset, preview, stats."""
 
 from __future__ import annotations
 
@@ -82,6 +82,25 @@ def merge(
     from rotdata.runs import pipeline, resumable
 
     finish(pipeline.summarise(resumable.merge(folder)), folder, max_rejects=1, as_json=json_)
+
+
+def export_webdataset(
+    folder: Folder,
+    out: Annotated[Path, typer.Option("--out", help="Folder for the tars; an earlier export of the same is resumed.")],
+    rows_per_tar: Annotated[
+        int | None, typer.Option(min=1, help="Rows a tar.", show_default="as many as a shard")
+    ] = None,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Remove the tars of an earlier export.")] = False,  # noqa: FBT002
+    json_: Json = False,  # noqa: FBT002
+) -> None:
+    """Write a folder of strips or embeddings as tars, for those who stream with webdataset."""
+    from rotdata import tars
+
+    made = tars.export(folder, out, rows_per_tar=rows_per_tar, overwrite=overwrite)
+    if json_:
+        print_json(dataclasses.asdict(made))
+    else:
+        tell(f"{out}: {made.rows} rows in {made.tars} tars, {made.bytes / 1e6:.1f} MB, {made.made} of them made now")
 
 
 def preview(
