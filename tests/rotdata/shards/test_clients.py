@@ -99,6 +99,13 @@ def folder_by_duckdb(folder: Path, column: str) -> Numbers:
     return dict(duckdb.sql(f"SELECT id, {column} FROM read_parquet('{folder}')").fetchall())
 
 
+def files_by_datasets(folder: Path, column: str) -> Numbers:
+    import datasets
+
+    rows = datasets.load_dataset("parquet", data_files=f"{folder}/*.parquet", split="train", streaming=True)
+    return {row["id"]: row[column] for row in rows}
+
+
 CLIENTS = [folder_by_pandas, folder_by_pyarrow, folder_by_polars, files_by_polars, folder_by_duckdb]
 
 
@@ -128,7 +135,7 @@ def test_others_read_a_folder_of_strips_as_it_stands(
 
 
 @pytest.mark.parametrize("kind", [f"{s}-{c}" for s in ("float16", "float32", "int8") for c in ("strip", "latent")])
-@pytest.mark.parametrize("read", CLIENTS)
+@pytest.mark.parametrize("read", [*CLIENTS, files_by_datasets])
 def test_others_read_a_folder_of_embeddings_as_it_stands(
     read: Callable[[Path, str], Numbers], kind: str, folders: dict[str, Path]
 ) -> None:

@@ -12,8 +12,10 @@ import torch
 from torch.utils.data import DataLoader
 
 from rotdata.errors import UsageError
+from rotdata.runs import pipeline
 from rotdata.shards import EmbeddingShards, Shards
 from rotdata.shards.tensors import TorchRows
+from tests.helpers import StandInEncoder, storing
 
 
 @pytest.fixture
@@ -121,13 +123,20 @@ def test_shards_can_be_sent_to_another_process(shards: Shards) -> None:
 
 
 def test_eight_bit_latents_come_as_they_are_trained_on(toy_strips: Path, tmp_path: Path) -> None:
-    from rotdata.runs import pipeline
-    from rotdata.runs.embedding import EmbedSettings
-    from rotdata.shards.targets import TargetSettings
-    from tests.helpers import StandInEncoder
-
-    settings = EmbedSettings(targets=TargetSettings(store="int8"))
-    pipeline.embed(toy_strips, StandInEncoder(), tmp_path / "bytes", settings=settings)
+    pipeline.embed(toy_strips, StandInEncoder(), tmp_path / "bytes", settings=storing(store="int8"))
     found = Shards(EmbeddingShards(tmp_path / "bytes"))
     assert found[0].latents_KD.dtype == np.float32
     assert found.table().schema.field("embedding").type.value_type.value_type == pa.int8()
+
+
+def test_datasets_gives_eight_bit_latents_as_floats_if_asked_so(toy_strips: Path, tmp_path: Path) -> None:
+    import datasets
+
+    pipeline.embed(toy_strips, StandInEncoder(), tmp_path / "bytes", settings=storing(store="int8"))
+    files = sorted(map(str, (tmp_path / "bytes").glob("*.parquet")))
+    rows = datasets.load_dataset("parquet", data_files=files, split="train", cache_dir=str(tmp_path / "cache"))
+    assert rows.with_format("torch")[0]["embedding"].dtype == torch.int64  # by itself: the scales are apart
+    rows = rows.with_format("torch", columns=["embedding", "scale"], dtype=torch.float32)
+    for row, ours in zip(rows, Shards(EmbeddingShards(tmp_path / "bytes")), strict=True):
+        latents_KD = row["embedding"] * row["scale"][:, None]
+        torch.testing.assert_close(latents_KD, torch.from_numpy(ours.latents_KD.copy()), rtol=0, atol=0)
