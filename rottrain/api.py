@@ -31,8 +31,9 @@ def stage1(
     `shards` are a folder, a dataset of the Hub, or several of them, each with :WEIGHT after it if wanted. `start` is a
     checkpoint of `sft` or `stage1` to begin from, by default it is the base model. The recipe is by default `picture`
     for shards of `context="latent"`, else `fast`. `options` are keys of Stage1Config, which `config`, a YAML file, may
-    hold too (max_steps, lr, budget, ...), and what decides nothing that is learnt: resume, limit, workers, report_to
-    and, in stage 1, cache_hidden.
+    hold too (max_steps, lr, budget, ...), and how the run is carried out: resume, limit, workers, report_to, in stage 1
+    cache_hidden; `callbacks`, transformers.TrainerCallback objects; and `loss`, which is given the parts of the
+    recipe's loss (not weighted, with `loss` itself among them) and the batch, and returns the number to be learnt from.
 
     Raises UsageError, ShardMismatch, OutputOccupied, TrainingError, Interrupted.
     """

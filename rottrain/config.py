@@ -31,6 +31,7 @@ Activation = Literal["swiglu", "gelu", "relu"]
 SftMode = Literal["cot", "no-cot"]
 Precision = Literal["auto", "float32", "bfloat16", "mixed"]
 Experts = Literal["frozen", "adapted"]
+Attention = Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"]
 Feedback = Literal["latent", "picture"]
 """What a model continues from: the latent that it predicted, or the picture of what was read in it."""
 
@@ -74,6 +75,7 @@ OURS_OF_TRAINER: Mapping[str, str] = {
     "num_train_epochs": "epochs", "max_steps": "max_steps", "learning_rate": "lr", "weight_decay": "weight_decay",
     "adam_beta2": "adam_beta2", "max_grad_norm": "max_grad_norm", "warmup_steps": "warmup_steps", "seed": "seed",
     "gradient_checkpointing": "gradient_checkpointing", "activation_checkpointing": "gradient_checkpointing",
+    "torch_compile": "torch_compile", "use_liger_kernel": "liger",
     "save_steps": "save_steps", "logging_steps": "log_steps", "eval_steps": "validation_steps",
 }  # fmt: skip
 """Fields of transformers.TrainingArguments, and the key of a recipe that is the same."""
@@ -81,6 +83,9 @@ _DECIDES_NOTHING = re.compile(
     r"(logging_|log_|save_|skip_memory|trackio_|dataloader_(p|multi)|ddp_(bucket|timeout)).*|run_name|project|debug"
 )
 """Fields of transformers.TrainingArguments that change nothing that is learnt."""
+
+_LATER = {"attn": "auto", "torch_compile": False, "liger": False, "load_in_4bit": False, "trainer": {}}
+_LATER_OF_LORA = {"targets": None, "rslora": False, "dora": False}
 
 MIXED = "jacobi:0-1, jacobi:0-3@0.7, jacobi:all@0.9"
 """What the rollout `mixed` stands for, in stage 2 the best that was found: true latents until sums are learnt, its own
@@ -152,6 +157,13 @@ class LoraSettings:
     dropout: float = 0.05
     experts: Experts = "frozen"
     """Whether the experts of a mixture are adapted too, each of them; peft can do it without dropout alone."""
+    targets: tuple[str, ...] | None = None
+    """Names of the language model's projections that are adapted, as q_proj; by default all that docs/training.md
+    lists."""
+    rslora: bool = False
+    """Whether alpha is divided by the root of the rank (arXiv 2312.03732)."""
+    dora: bool = False
+    """Whether the adapted weights' magnitudes learn apart from their directions (arXiv 2402.09353)."""
 
     def __post_init__(self) -> None:
         """Raise UsageError for values that make no adapter."""
@@ -162,6 +174,10 @@ class LoraSettings:
         _check_choice(self, "experts", get_args(Experts))
         if self.experts == "adapted" and self.dropout:
             raise UsageError(f"adapters of experts have no dropout: set dropout to 0, not {self.dropout}")
+        if self.experts == "adapted" and self.dora:
+            raise UsageError("adapters of experts have no dora: leave one of them out")
+        if self.targets is not None and not all(re.fullmatch(r"\w+", str(each)) for each in self.targets or ("",)):
+            raise UsageError(f"targets are names of projections, as q_proj, got {list(self.targets)!s:.80}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -184,7 +200,7 @@ class TrainConfig:
     adam_beta2: float = 0.98
     max_grad_norm: float = 1.0
     scheduler: Scheduler = "constant"
-    warmup_steps: float = 50
+    warmup_steps: int | float = 50
     """Steps over which the learning rate rises; below 1, their share of the run."""
     seed: int = 0
     precision: Precision = "auto"
@@ -192,6 +208,14 @@ class TrainConfig:
     float32 and passes in bfloat16. What learns beside it is float32 in any case. auto: where bfloat16 is fast (GPUs
     with it, CPUs with AVX-512 BF16 or AMX) mixed if the language model's own weights learn, else bfloat16 on a GPU;
     float32 otherwise."""
+    attn: Attention = "auto"
+    """How attention is computed, as transformers names it; auto: eager on a CPU, sdpa on a GPU."""
+    torch_compile: bool = False
+    """Whether torch compiles the language model's layers."""
+    liger: bool = False
+    """Whether Liger kernels, if they are installed, take the place of the language model's own parts."""
+    load_in_4bit: bool = False
+    """Whether the frozen language model is held in 4 bits (NF4, by bitsandbytes), as QLoRA has it."""
     gradient_checkpointing: bool = False
     """Whether a layer keeps its input alone and is run again for its gradients: less memory, about a third more time;
     losses and gradients stay as they are."""
@@ -229,6 +253,11 @@ class TrainConfig:
         _check_choice(self, "trainable", get_args(Trainable))
         _check_choice(self, "scheduler", get_args(Scheduler))
         _check_choice(self, "precision", get_args(Precision))
+        _check_choice(self, "attn", get_args(Attention))
+        if self.load_in_4bit and self.trainable not in ("head", "lora"):
+            raise UsageError(
+                f"a model in 4 bits does not learn itself: trainable is head or lora, not {self.trainable}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -395,11 +424,19 @@ def _by_our_names(layer: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def what_decides(config: TrainConfig) -> dict[str, Any]:
-    """A config as plain values, without what changes nothing that is learnt: saving, logging, recomputing."""
-    aside = ("save_steps", "log_steps", "gradient_checkpointing", "trainer")
-    trainer = {name: value for name, value in config.trainer.items() if not _DECIDES_NOTHING.fullmatch(name)}
-    values = {name: value for name, value in dataclasses.asdict(config).items() if name not in aside}
-    return values | ({"trainer": trainer} if trainer else {})
+    """A config as plain values, without what changes nothing that is learnt: saving, logging, recomputing.
+
+    Keys that came later are left out where they change nothing, so that runs of earlier releases are known again.
+    """
+    values = dataclasses.asdict(config)
+    for name in ("save_steps", "log_steps", "gradient_checkpointing"):
+        del values[name]
+    values["trainer"] = {name: value for name, value in config.trainer.items() if not _DECIDES_NOTHING.fullmatch(name)}
+    for place, later in ((values, _LATER), (values["lora"], _LATER_OF_LORA)):
+        for name, usual in later.items():
+            if place[name] == usual:
+                del place[name]
+    return values
 
 
 def as_yaml(config: TrainConfig) -> str:
@@ -426,7 +463,10 @@ def coerced(name: str, value: Any, hint: Any) -> Any:
     if get_origin(hint) is Literal or (value is None and NoneType in allowed):
         return value  # choices are checked where they are declared
     if float in allowed and isinstance(value, int | str) and not isinstance(value, bool) and str not in allowed:
-        return _number(name, value)  # YAML reads 2e-5 as text
+        number = _number(name, value)  # YAML reads 2e-5 as text
+        return int(number) if int in allowed and number.is_integer() else number
+    if tuple in allowed and isinstance(value, list):
+        value = tuple(value)
     if not isinstance(value, allowed) or (isinstance(value, bool) and bool not in allowed):
         raise UsageError(f"{name} is of type {allowed[0].__name__}, got {value!r:.80}")
     return value

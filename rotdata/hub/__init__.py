@@ -8,6 +8,6 @@ trusted in nothing: names, sizes and contents are checked against the manifest, 
 from rotdata.hub.client import HubError
 from rotdata.hub.download import pull
 from rotdata.hub.remote import HubFiles, locate
-from rotdata.hub.upload import Pushed, config_name, push, push_model
+from rotdata.hub.upload import Pushed, config_name, make_model, push, push_model
 
-__all__ = ["HubError", "HubFiles", "Pushed", "config_name", "locate", "pull", "push", "push_model"]
+__all__ = ["HubError", "HubFiles", "Pushed", "config_name", "locate", "make_model", "pull", "push", "push_model"]

@@ -16,7 +16,7 @@ from rotdata import shards
 from rotdata.console import say
 from rotdata.errors import ShardError, UsageError
 from rotdata.hub.card import CARD, describe, write_card
-from rotdata.hub.client import HubError, check_repo, endpoint, explained
+from rotdata.hub.client import HubError, check_repo, endpoint, explained, patiently
 from rotdata.hub.remote import NAME, SPLIT, Head, read_head
 from rotdata.shards import EARLIER, MANIFEST, REJECTS, Manifest
 
@@ -92,12 +92,39 @@ def push(
     )
 
 
-def push_model(folder: Path, repo: str, *, private: bool = False) -> str:
+def push_model(
+    folder: Path,
+    repo: str,
+    *,
+    private: bool = False,
+    files: Sequence[str] | None = None,
+    stale: Sequence[str] = (),
+    message: str | None = None,
+) -> str:
     """Publish the files of a folder as the model `repo`, OWNER/NAME, and return its address.
 
-    Files that are there already are not sent again. Raises UsageError for a name that can't be right and for a public
-    model that is to be private, HubError.
+    `files` are patterns of those that are published, by default all; those that match a pattern of `stale` are removed
+    there if they are not here. Files that are there already are not sent again. Raises UsageError for a name that can't
+    be right and for a public model that is to be private, HubError.
     """
+    make_model(repo, private=private)
+    from huggingface_hub import HfApi
+
+    with explained(f"pushing to {repo} failed"):
+        patiently(
+            lambda: HfApi().upload_folder(
+                repo_id=repo,
+                folder_path=folder,
+                commit_message=message or f"Checkpoint of {folder.name}",
+                allow_patterns=None if files is None else list(files),
+                delete_patterns=list(stale) or None,
+            )
+        )
+    return f"{endpoint()}/{repo}"
+
+
+def make_model(repo: str, *, private: bool = False) -> None:
+    """See to it that there is a model `repo` that can be written. Raises UsageError and HubError as `push_model`."""
     check_repo(repo, kind="model")
     from huggingface_hub import HfApi
 
@@ -106,8 +133,6 @@ def push_model(folder: Path, repo: str, *, private: bool = False) -> str:
         api.create_repo(repo, private=private or None, exist_ok=True)
         if private and not api.model_info(repo).private:
             raise UsageError(f"{repo} is public already: make it private in its settings, or push to another name")
-        api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"Checkpoint of {folder.name}")
-    return f"{endpoint()}/{repo}"
 
 
 def config_name(manifest: Manifest) -> str:

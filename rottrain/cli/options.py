@@ -59,6 +59,25 @@ TrainableOption = Annotated[
     Literal["head", "lora", "full", "lm-head"] | None,
     typer.Option("--trainable", help="What of the language model learns."),
 ]
+LoraRank = Annotated[int | None, typer.Option(help="Rank of the LoRA adapter; 16 by default.")]
+LoraAlpha = Annotated[int | None, typer.Option(help="Its alpha; 32 by default.")]
+LoraDropout = Annotated[float | None, typer.Option(help="Its dropout; 0.05 by default.")]
+LoraTargets = Annotated[
+    list[str] | None,
+    typer.Option(help="Projections that it adapts, by name: q_proj,v_proj; by default all of attention and MLP."),
+]
+LoraRs = Annotated[bool | None, typer.Option("--rslora/--no-rslora", help="Divide alpha by the root of the rank.")]
+LoraDo = Annotated[bool | None, typer.Option("--dora/--no-dora", help="Let weights' magnitudes learn apart.")]
+Attn = Annotated[
+    Literal["auto", "sdpa", "eager", "flash_attention_2", "flex_attention"] | None,
+    typer.Option(help="Attention; auto: eager on a CPU, sdpa on a GPU."),
+]
+Compile = Annotated[bool | None, typer.Option("--torch-compile/--no-torch-compile", help="Compile the layers.")]
+Liger = Annotated[bool | None, typer.Option("--liger/--no-liger", help="Use Liger kernels, which must be installed.")]
+FourBit = Annotated[
+    bool | None,
+    typer.Option("--load-in-4bit/--no-load-in-4bit", help="Hold the frozen model in 4 bits; needs bitsandbytes."),
+]
 TrainBudget = Annotated[int | None, typer.Option("--budget", help="Latents that every row is brought to.")]
 FitOption = Annotated[
     Literal["pad", "truncate", "resample"] | None, typer.Option("--fit", help="How rows are brought to the budget.")
@@ -70,7 +89,14 @@ AnswerWeight = Annotated[float | None, typer.Option(help="Weight of the answer's
 ValidationRows = Annotated[int | None, typer.Option(help="Rows held out and validated on.")]
 ValidationSteps = Annotated[int | None, typer.Option(help="Validate every so many steps; default ten times.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Say parameters, memory, steps and time; train nothing.")]
-ReportTo = Annotated[str, typer.Option(help="Tracker: tensorboard, wandb, mlflow, ... as transformers names them.")]
+ReportTo = Annotated[
+    str, typer.Option(help="Trackers: tensorboard, wandb, mlflow, trackio, ...; several with commas between them.")
+]
+PushToHub = Annotated[
+    str | None,
+    typer.Option(metavar="OWNER/NAME", help="Keep states, and at the end the checkpoint, as this model of the Hub."),
+]
+HubPrivate = Annotated[bool, typer.Option("--hub-private", help="Make a new model private.")]
 Precision = Annotated[
     Literal["auto", "float32", "bfloat16", "mixed"] | None,
     typer.Option(help="Of the language model; mixed: float32 weights, bfloat16 passes."),

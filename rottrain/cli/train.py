@@ -13,22 +13,34 @@ from rotdata.console import print_json, tell
 from rottrain.cli.options import (
     Accumulate,
     AnswerWeight,
+    Attn,
     BatchSize,
+    Compile,
     Config,
     DryRun,
     Epochs,
     FitOption,
+    FourBit,
     GlyphWeight,
     GroupByLength,
     HaltWeight,
+    HubPrivate,
     InputNoise,
+    Liger,
     Limit,
     LogSteps,
+    LoraAlpha,
+    LoraDo,
+    LoraDropout,
+    LoraRank,
+    LoraRs,
+    LoraTargets,
     Lr,
     MaxSteps,
     Model,
     Out,
     Precision,
+    PushToHub,
     RecipeOption,
     Recompute,
     ReportTo,
@@ -48,8 +60,9 @@ from rottrain.cli.options import (
 )
 from rottrain.config import DEFAULT_RECIPE
 
-_CARRIED_OUT = "resume limit workers report_to dry_run json_"
+_CARRIED_OUT = "resume limit workers report_to push_to_hub hub_private dry_run json_"
 """Options of training commands that are no part of the recipe."""
+_LORA = "lora_"
 
 
 def stage1(
@@ -77,6 +90,12 @@ def stage1(
         Literal["none", "global", "dimension"] | None, typer.Option(help="Statistics that targets are scaled by.")
     ] = None,
     trainable: TrainableOption = None,
+    lora_rank: LoraRank = None,
+    lora_alpha: LoraAlpha = None,
+    lora_dropout: LoraDropout = None,
+    lora_targets: LoraTargets = None,
+    lora_rslora: LoraRs = None,
+    lora_dora: LoraDo = None,
     budget: TrainBudget = None,
     fit: FitOption = None,
     glyph_weight: GlyphWeight = None,
@@ -85,6 +104,10 @@ def stage1(
     validation_rows: ValidationRows = None,
     validation_steps: ValidationSteps = None,
     precision: Precision = None,
+    load_in_4bit: FourBit = None,
+    attn: Attn = None,
+    torch_compile: Compile = None,
+    liger: Liger = None,
     gradient_checkpointing: Recompute = None,
     save_steps: SaveSteps = None,
     log_steps: LogSteps = None,
@@ -98,6 +121,8 @@ def stage1(
         typer.Option(help="Keep a frozen model's hidden states here: it reads true latents once, not every epoch."),
     ] = None,
     report_to: ReportTo = "none",
+    push_to_hub: PushToHub = None,
+    hub_private: HubPrivate = False,  # noqa: FBT002 -- a flag
     dry_run: DryRun = False,  # noqa: FBT002 -- a flag
     json_: Json = False,  # noqa: FBT002 -- a flag
 ) -> None:
@@ -107,7 +132,10 @@ def stage1(
     from rottrain.training.stages import Running, default_recipe, plan_stage1, run_stage1
 
     chosen = load_yaml(Stage1Config, config, recipe=recipe or default_recipe(shards), **overrides)
-    running = Running(resume=resume, limit=limit, workers=workers, cache_hidden=cache_hidden, report_to=report_to)
+    running = Running(
+        resume=resume, limit=limit, workers=workers, cache_hidden=cache_hidden, report_to=report_to,
+        push_to_hub=push_to_hub, hub_private=hub_private,
+    )  # fmt: skip
     if dry_run:
         _tell(plan_stage1(shards, model, chosen, running, start=start), as_json=json_)
     else:
@@ -135,6 +163,12 @@ def stage2(
     ] = None,
     answer_weight: AnswerWeight = None,
     trainable: TrainableOption = None,
+    lora_rank: LoraRank = None,
+    lora_alpha: LoraAlpha = None,
+    lora_dropout: LoraDropout = None,
+    lora_targets: LoraTargets = None,
+    lora_rslora: LoraRs = None,
+    lora_dora: LoraDo = None,
     budget: TrainBudget = None,
     fit: FitOption = None,
     glyph_weight: GlyphWeight = None,
@@ -143,6 +177,10 @@ def stage2(
     validation_rows: ValidationRows = None,
     validation_steps: ValidationSteps = None,
     precision: Precision = None,
+    load_in_4bit: FourBit = None,
+    attn: Attn = None,
+    torch_compile: Compile = None,
+    liger: Liger = None,
     gradient_checkpointing: Recompute = None,
     save_steps: SaveSteps = None,
     log_steps: LogSteps = None,
@@ -152,6 +190,8 @@ def stage2(
     limit: Limit = None,
     workers: Workers = 0,
     report_to: ReportTo = "none",
+    push_to_hub: PushToHub = None,
+    hub_private: HubPrivate = False,  # noqa: FBT002 -- a flag
     dry_run: DryRun = False,  # noqa: FBT002 -- a flag
     json_: Json = False,  # noqa: FBT002
 ) -> None:
@@ -161,7 +201,10 @@ def stage2(
     from rottrain.training.stages import Running, default_recipe, plan_stage2, run_stage2
 
     chosen = load_yaml(Stage2Config, config, recipe=recipe or default_recipe(shards), **overrides)
-    running = Running(resume=resume, limit=limit, workers=workers, report_to=report_to)
+    running = Running(
+        resume=resume, limit=limit, workers=workers, report_to=report_to, push_to_hub=push_to_hub,
+        hub_private=hub_private,
+    )  # fmt: skip
     if dry_run:
         _tell(plan_stage2(shards, model, start, chosen, running), as_json=json_)
     else:
@@ -188,9 +231,19 @@ def sft(
     trainable: Annotated[
         Literal["lora", "full", "lm-head"] | None, typer.Option(help="What of the language model learns.")
     ] = None,
+    lora_rank: LoraRank = None,
+    lora_alpha: LoraAlpha = None,
+    lora_dropout: LoraDropout = None,
+    lora_targets: LoraTargets = None,
+    lora_rslora: LoraRs = None,
+    lora_dora: LoraDo = None,
     validation_rows: ValidationRows = None,
     validation_steps: ValidationSteps = None,
     precision: Precision = None,
+    load_in_4bit: FourBit = None,
+    attn: Attn = None,
+    torch_compile: Compile = None,
+    liger: Liger = None,
     gradient_checkpointing: Recompute = None,
     save_steps: SaveSteps = None,
     log_steps: LogSteps = None,
@@ -200,6 +253,8 @@ def sft(
     limit: Limit = None,
     workers: Workers = 0,
     report_to: ReportTo = "none",
+    push_to_hub: PushToHub = None,
+    hub_private: HubPrivate = False,  # noqa: FBT002 -- a flag
     dry_run: DryRun = False,  # noqa: FBT002 -- a flag
     json_: Json = False,  # noqa: FBT002
 ) -> None:
@@ -209,7 +264,10 @@ def sft(
     from rottrain.training.stages import Running, plan_sft, run_sft
 
     chosen = load_yaml(SftConfig, config, recipe=recipe or DEFAULT_RECIPE, **overrides)
-    running = Running(resume=resume, limit=limit, workers=workers, report_to=report_to)
+    running = Running(
+        resume=resume, limit=limit, workers=workers, report_to=report_to, push_to_hub=push_to_hub,
+        hub_private=hub_private,
+    )  # fmt: skip
     if dry_run:
         _tell(plan_sft(shards, model, chosen, running), as_json=json_)
     else:
@@ -223,7 +281,13 @@ def _given(arguments: dict[str, Any], others: str) -> dict[str, Any]:
         from rottrain.training.arguments import from_texts
 
         given["trainer"] = from_texts(given["trainer"])
-    return given | {"trainer": given["trainer"] or None}
+    lora = {name.removeprefix(_LORA): given.pop(name) for name in list(given) if name.startswith(_LORA)}
+    if lora["targets"]:
+        lora["targets"] = [name.strip() for names in lora["targets"] for name in names.split(",")]
+    return given | {
+        "trainer": given["trainer"] or None,
+        "lora": {name: value for name, value in lora.items() if value not in (None, [])} or None,
+    }
 
 
 def _tell(plan: Any, *, as_json: bool) -> None:
@@ -249,4 +313,5 @@ def _report(outcome: Any, *, as_json: bool) -> None:
     if as_json:
         print_json(dataclasses.asdict(outcome))
     else:
-        tell(f"{outcome.checkpoint}: {outcome.steps} steps, loss {outcome.loss:.4f}, {outcome.seconds:.1f} s")
+        there = "" if outcome.url is None else f", {outcome.url}"
+        tell(f"{outcome.checkpoint}: {outcome.steps} steps, loss {outcome.loss:.4f}, {outcome.seconds:.1f} s{there}")

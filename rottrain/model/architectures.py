@@ -7,7 +7,7 @@ a cache that transformers makes from the configuration (caches.py).
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -47,13 +47,19 @@ ARCHITECTURES: Mapping[str, Architecture] = MappingProxyType(
 
 # One pattern for all: modules that an architecture lacks match nothing. The language model only, since "all-linear"
 # would also hit a vision tower; not the routers of experts, nor the small gates of linear attention.
-LORA_TARGETS = (
-    r"^model\.language_model\.layers\.\d+\."
+_LAYER = r"^model\.language_model\.layers\.\d+\."
+_PROJECTIONS = (
     r"(self_attn\.(q|k|v|o)_proj|linear_attn\.(in_proj_qkv|in_proj_z|out_proj)"
-    r"|mlp\.(shared_expert\.)?(gate|up|down)_proj)$"
+    r"|mlp\.(shared_expert\.)?(gate|up|down)_proj)"
 )
 EXPERTS = ("mlp.experts.gate_up_proj", "mlp.experts.down_proj")
 """Parameters that hold all experts of a layer, by the end of their name."""
+
+
+def lora_targets(names: Sequence[str] | None) -> str:
+    """A pattern of the modules that LoRA adapts: those of some names in the language model's layers, or the usual."""
+    projections = _PROJECTIONS if names is None else rf"(\w+\.)*({'|'.join(names)})"
+    return f"{_LAYER}{projections}$"
 
 
 def architecture_of(folder: ModelFolder) -> Architecture:

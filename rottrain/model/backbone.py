@@ -23,9 +23,9 @@ from torch import Tensor
 from rotdata.encoders import load_pretrained, quiet_loading
 from rotdata.encoders.models import ModelFolder
 from rotdata.errors import UnknownModel, UsageError
-from rottrain.config import LoraSettings
+from rottrain.config import Attention, LoraSettings
 from rottrain.model import caches
-from rottrain.model.architectures import EXPERTS, LORA_TARGETS, Architecture, architecture_of
+from rottrain.model.architectures import EXPERTS, Architecture, architecture_of, lora_targets
 from rottrain.model.gradient_checkpointing import recompute
 
 if TYPE_CHECKING:
@@ -68,6 +68,7 @@ class Backbone:
         self.model = model
         self.arithmetic = arithmetic
         """Type that the model's passes compute in where it is another than that of its weights."""
+        self.four_bit = bool(getattr(model, "is_loaded_in_4bit", False))
         self.adapter: PeftModel | None = None
         self.tokenizer = tokenizer
         self.folder = folder
@@ -84,17 +85,27 @@ class Backbone:
 
     @classmethod
     def load(
-        cls, folder: ModelFolder, *, dtype: torch.dtype, device: str, arithmetic: torch.dtype | None = None
+        cls,
+        folder: ModelFolder,
+        *,
+        dtype: torch.dtype,
+        device: str,
+        arithmetic: torch.dtype | None = None,
+        attention: Attention = "auto",
+        four_bit: bool = False,
     ) -> Backbone:
-        """Load language model and tokenizer. Raises UnknownModel for an architecture that is not known to work."""
+        """Load language model and tokenizer.
+
+        Raises UnknownModel for an architecture that is not known to work, UsageError for what is not installed.
+        """
         from transformers import AutoTokenizer
 
         model_class = _without_eyes(architecture_of(folder))
-        model = load_pretrained(model_class, folder, part="language model", dtype=dtype)
+        packed = _in_four_bits(arithmetic or dtype, device) if four_bit else {}
+        model = load_pretrained(model_class, folder, part="language model", dtype=dtype, **packed)
         model.requires_grad_(requires_grad=False)
-        if device == "cpu":  # its fused kernel is slow at a few hundred positions, above all in bf16 and backwards
-            model.model.language_model.set_attn_implementation("eager")
-        model = model.to(device).eval()
+        _attend(model, attention, device)
+        model = (model if four_bit else model.to(device)).eval()
         for name, value in model.named_parameters():
             if not bool(value.isfinite().all()):
                 raise UnknownModel(f"{folder.name}: {name} holds values that are not finite: fetch or copy it again")
@@ -221,14 +232,19 @@ class Backbone:
             r=settings.rank,
             lora_alpha=settings.alpha,
             lora_dropout=settings.dropout,
-            target_modules=LORA_TARGETS,
+            target_modules=lora_targets(settings.targets),
+            use_rslora=settings.rslora,
+            use_dora=settings.dora,
             target_parameters=experts,
             trainable_token_indices=(rows if self.tied else {"embed_tokens": rows, "lm_head": rows})
             if train_tokens
             else None,
         )
         with _quiet_peft():
-            self.adapter = get_peft_model(self.model, config)
+            try:
+                self.adapter = get_peft_model(self.model, config)
+            except ValueError as error:
+                raise UsageError(f"{self.folder.name} can't be given such an adapter: {error}") from error
         return self.adapter
 
     def load_adapter(self, folder: str, *, trainable: bool = False) -> None:
@@ -243,6 +259,8 @@ class Backbone:
     def merge_adapter(self) -> None:
         """Add the adapter to the weights it adapts; it is gone then."""
         assert self.adapter is not None
+        if self.four_bit:
+            raise UsageError("an adapter is not added to weights in 4 bits: train it on with --trainable lora")
         self.model = self.adapter.merge_and_unload()
         self.adapter = None
         self.trains_language = True
@@ -258,6 +276,20 @@ class Backbone:
         """Keep less for the backward pass, and compute it anew then."""
         recompute(self.model.model.language_model.layers)
 
+    def compile_layers(self, **settings: Any) -> None:
+        """Let torch compile each layer; the rest are calls that it would break up anyway. Settings are torch's."""
+        for layer in self.model.model.language_model.layers:
+            layer.compile(**settings)
+
+    def use_liger(self, settings: dict[str, bool] | None) -> None:
+        """Put Liger kernels in the place of the model's own parts. Raises UsageError where they are not installed."""
+        from transformers.integrations.liger import apply_liger_kernel
+
+        try:
+            apply_liger_kernel(self.model, settings)
+        except (ImportError, TypeError) as error:
+            raise UsageError(f"Liger kernels can't be used: {error}") from error
+
     def language_weights(self) -> dict[str, Tensor]:
         """The language model's own weights, without names for what is tied, and without an adapter on them."""
         plain = {
@@ -269,6 +301,11 @@ class Backbone:
 
     def load_language(self, weights: dict[str, Tensor]) -> None:
         """Put weights of `language_weights` in place of the base model's own. Raises RuntimeError if they don't fit."""
+        if self.four_bit:
+            raise UsageError(
+                "weights that have learnt are not put into a model in 4 bits: export the checkpoint as a whole model "
+                "(rottrain export --weights whole), and give that as --model"
+            )
         missing, unexpected = self.model.load_state_dict(weights, strict=False)
         misfits = [*filter(self._is_language, missing), *unexpected]
         if misfits:
@@ -354,6 +391,34 @@ def _without_eyes(architecture: Architecture) -> type[Any]:
 
     # transformers looks up by name and module how checkpoints name a class's weights.
     return type(whole.__name__, (whole,), {"__init__": build, "__module__": whole.__module__})
+
+
+def _attend(model: Any, attention: Attention, device: str) -> None:
+    """Choose how the language model computes attention. Raises UsageError for what is not installed or not there."""
+    if attention == "auto":
+        if device != "cpu":
+            return
+        attention = "eager"  # the fused kernel is slow at a few hundred positions, above all in bf16 and backwards
+    try:
+        model.model.language_model.set_attn_implementation(attention)
+    except (ImportError, ValueError) as error:
+        raise UsageError(f"attention can't be {attention} here: {error}") from error
+
+
+def _in_four_bits(arithmetic: torch.dtype, device: str) -> dict[str, Any]:
+    """How a model is loaded in 4 bits, as the authors of QLoRA do. Raises UsageError where bitsandbytes lacks."""
+    from transformers import BitsAndBytesConfig
+    from transformers.utils import is_bitsandbytes_available
+
+    if not is_bitsandbytes_available():
+        raise UsageError("a model in 4 bits needs bitsandbytes: pip install 'render-of-thought[quantization]'")
+    settings = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=arithmetic,
+    )
+    return {"quantization_config": settings, "device_map": {"": device}}
 
 
 @contextmanager

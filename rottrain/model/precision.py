@@ -6,11 +6,18 @@ import torch
 
 from rotdata.encoders import default_device, default_precision
 from rotdata.encoders.models import ModelFolder
-from rottrain.config import Precision, Trainable
+from rottrain.config import Attention, Precision, Trainable
 from rottrain.model.backbone import Backbone
 
 
-def load_backbone(folder: ModelFolder, precision: Precision, *, trainable: Trainable = "head") -> Backbone:
+def load_backbone(
+    folder: ModelFolder,
+    precision: Precision,
+    *,
+    trainable: Trainable = "head",
+    attention: Attention = "auto",
+    four_bit: bool = False,
+) -> Backbone:
     """The base model on the GPU if there is one, in the precision asked for; `auto` depends on what will learn."""
     device = default_device()
     if precision == "auto":
@@ -20,6 +27,8 @@ def load_backbone(folder: ModelFolder, precision: Precision, *, trainable: Train
         dtype=torch.bfloat16 if precision == "bfloat16" else torch.float32,
         device=device,
         arithmetic=torch.bfloat16 if precision == "mixed" else None,
+        attention=attention,
+        four_bit=four_bit,
     )
 
 

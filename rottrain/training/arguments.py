@@ -29,7 +29,7 @@ _ORDER = "which rows come when follows from the seed alone, so that a stopped ru
 _TYPES = "it would cast whole steps, in which a weight cast without a gradient would learn nothing: use --precision"
 _WHOLE_STATES = "a state is what a killed run resumes from, to the same bits"
 _UNUSED = "nothing here reads it"
-_HUB = "a finished checkpoint is published by `rottrain export` and `rottrain push`"
+_HUB = "states and checkpoint are pushed by --push-to-hub, with --hub-private"
 _REFUSED: Mapping[str, str] = {
     "output_dir": "the checkpoint's folder is --out",
     "report_to": "trackers are named by --report-to",
@@ -81,10 +81,6 @@ _REFUSED: Mapping[str, str] = {
         _EVALUATION,
     ),
     **dict.fromkeys(("fsdp", "fsdp_config", "deepspeed"), "weights that are cut among processes can't be saved here"),
-    **dict.fromkeys(
-        ("torch_compile", "torch_compile_backend", "torch_compile_mode", "use_liger_kernel", "liger_kernel_config"),
-        "it is for models whose forward pass is one call, a step here is several",
-    ),
     **dict.fromkeys(("do_train", "do_eval", "do_predict"), _UNUSED),
 }  # fmt: skip
 """Fields that are not taken, and why."""
@@ -96,6 +92,11 @@ _REFUSED_VALUES: Mapping[tuple[str, str], str] = {
 _ACCELERATOR = ("non_blocking", "gradient_accumulation_kwargs")
 KEPT_STATES = "save_total_limit"
 """Which our own keeper of states heeds: the Trainer would remove them in an order that a kill could break."""
+LIGER = "liger_kernel_config"
+COMPILER: Mapping[str, str] = {"torch_compile_backend": "backend", "torch_compile_mode": "mode"}
+"""Settings of torch.compile by the Trainer's names, and by torch's."""
+_HEEDED_HERE = (KEPT_STATES, LIGER, *COMPILER)
+"""Fields that the Trainer does not get, since it would apply them to a model that is one call; a step is several."""
 
 
 def settled(config: _Config) -> _Config:
@@ -118,7 +119,7 @@ def from_texts(texts: Iterable[str]) -> dict[str, Any]:
 
 def arguments(recipe: TrainConfig, **ours: Any) -> TrainingArguments:
     """The Trainer's arguments: ours, and what a settled recipe says. Raises UsageError for values that can't be."""
-    given = {name: value for name, value in recipe.trainer.items() if name != KEPT_STATES}
+    given = {name: value for name, value in recipe.trainer.items() if name not in _HEEDED_HERE}
     try:
         return TrainingArguments(**ours | given)
     except (ValueError, TypeError, ImportError, OSError) as error:

@@ -19,8 +19,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
-from transformers import set_seed
-from transformers.integrations import get_available_reporting_integrations
+from transformers import TrainerCallback, set_seed
 
 from rotdata import hub
 from rotdata.console import say
@@ -51,14 +50,17 @@ from rottrain.model.checkpoints import CheckpointConfig, Learnt, Letters
 from rottrain.model.head import ProjectionHead
 from rottrain.model.precision import load_backbone, precision_of
 from rottrain.training import states, trainer
-from rottrain.training.arguments import settled
+from rottrain.training.arguments import COMPILER, LIGER, settled
 from rottrain.training.hidden_states import HiddenStates, KnownRows
 from rottrain.training.history import HISTORY
 from rottrain.training.objective import Learner
 from rottrain.training.origin import Origin
+from rottrain.training.own_loss import Loss, named
+from rottrain.training.publishing import Publisher
 from rottrain.training.sft import TextCollator, TextLearner, TextRows
+from rottrain.training.trackers import ROWS, trackers
 from rottrain.training.trainer import BEST, NOT_FINITE, Lesson, is_main
-from rottrain.training.validation import validate, validate_text
+from rottrain.training.validation import tell, tell_text, validate, validate_text
 
 RUN, RECIPE = "run.json", "recipe.yaml"
 
@@ -88,6 +90,8 @@ class Outcome:
     """Figures of the weights that were kept, on the rows held out."""
     ran: Ran | None = None
     """None where an earlier run had finished it."""
+    url: str | None = None
+    """Where it was pushed to."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -118,15 +122,21 @@ class Running:
     cache_hidden: Path | None = None
     """Where stage 1 keeps hidden states of a frozen language model under teacher forcing."""
     report_to: str = "none"
-    """A tracker, as transformers names it."""
+    """Trackers, as transformers names them, with commas between them."""
+    push_to_hub: str | None = None
+    """OWNER/NAME of a model of the Hub, where states are kept as they are saved, and at the end what was made."""
+    hub_private: bool = False
+    """Whether that model, if it is new, is private."""
+    callbacks: Sequence[TrainerCallback] = ()
+    """Of the caller's own, for the Trainer; what they change is not recorded."""
+    loss: Loss | None = None
+    """The caller's own loss, from the parts of the recipe's. It does decide what is learnt, and is recorded."""
 
     def __post_init__(self) -> None:
-        """Raise UsageError for a tracker that is not installed."""
-        if self.report_to != "none" and self.report_to not in (there := get_available_reporting_integrations()):
-            raise UsageError(
-                f"the tracker {self.report_to} is not installed or not known: pip install what it needs, or choose "
-                f"--report-to {' or '.join(['none', *there])}"
-            )
+        """Raise UsageError for a tracker that is not installed, and for callbacks that are none."""
+        if strange := [each for each in self.callbacks if not isinstance(each, TrainerCallback)]:
+            raise UsageError(f"callbacks are transformers.TrainerCallback objects, got {strange[0]!r:.80}")
+        trackers(self.report_to)
 
 
 AS_USUAL = Running()
@@ -192,7 +202,7 @@ def _stage1(shards: Shards, model: str, config: Stage1Config, running: Running, 
 
     def build() -> Lesson:
         set_seed(config.seed)
-        backbone = load_backbone(folder, config.precision, trainable=config.trainable)
+        backbone = _loaded(folder, config)
         if origin is not None:
             origin.put_on(backbone, config)
         head = known or ProjectionHead(
@@ -227,7 +237,7 @@ def _stage2(shards: Shards, model: str, start: Path, config: Stage2Config, runni
 
     def build() -> Lesson:
         set_seed(config.seed)
-        backbone = load_backbone(folder, config.precision, trainable=config.trainable)
+        backbone = _loaded(folder, config)
         origin.put_on(backbone, config)
         head.to(backbone.device)
         supply = Supply.of(selections, backbone, config, probe=origin.probe())
@@ -250,7 +260,7 @@ def _sft(shards: Shards, model: str, config: SftConfig, running: Running) -> _Wa
 
     def build() -> Lesson:
         set_seed(config.seed)
-        backbone = load_backbone(folder, config.precision, trainable=config.trainable)
+        backbone = _loaded(folder, config)
         kept, last = hold_out(selections, config.validation_rows)
         held_out = TextRows(last, backbone, config.mode)
         examples = [held_out[index] for index in range(len(held_out))]
@@ -264,6 +274,7 @@ def _sft(shards: Shards, model: str, config: SftConfig, running: Running) -> _Wa
             collate=TextCollator(backbone.pad_id),
             held_out=examples,
             validate=lambda: validate_text(learner, examples, kind=_kind_of_answers(selections)),
+            tell=lambda: tell_text(learner, examples[:ROWS]),
         )
 
     return _Wanted(stage="sft", model=model, recipe=config, selections=selections, running=running, build=build)
@@ -286,13 +297,14 @@ class _Wanted:
     def request(self) -> checkpoints.Request:
         """What a run must share with an earlier one in the same folder to continue it."""
         shards = [(each.shards.manifest.fingerprint, each.weight) for each in self.selections]
+        loss = {} if self.running.loss is None else {"loss": named(self.running.loss)}
         return checkpoints.Request(
             stage=self.stage,
             model=self.model,
             shards=shards[0][0] if shards == [(shards[0][0], 1.0)] else shards,
             limit=self.running.limit,
             start=self.start,
-            recipe=what_decides(self.recipe),
+            recipe=what_decides(self.recipe) | loss,
         )
 
 
@@ -316,6 +328,7 @@ def _latent_lesson(
         collate=Collator(backbone.pad_id),
         held_out=supply.held_out,
         validate=lambda: validate(learner, supply.held_out),
+        tell=lambda: tell(learner, supply.held_out[:ROWS]),
     )
 
 
@@ -337,6 +350,16 @@ def _order(selections: Sequence[Selection], recipe: TrainConfig, rows: ShardRows
     return RowOrder(selections, seed=recipe.seed, lengths_N=lengths_N, step_rows=step_rows)
 
 
+def _loaded(folder: ModelFolder, recipe: TrainConfig) -> Backbone:
+    """The base model as the recipe has it computed."""
+    backbone = load_backbone(
+        folder, recipe.precision, trainable=recipe.trainable, attention=recipe.attn, four_bit=recipe.load_in_4bit
+    )
+    if recipe.liger:
+        backbone.use_liger(recipe.trainer.get(LIGER))
+    return backbone
+
+
 def _let_learn(backbone: Backbone, recipe: TrainConfig, *, train_tokens: bool) -> None:
     """Give the language model what learns of it, and how its gradients are come by."""
     if recipe.trainable == "lora":
@@ -349,25 +372,33 @@ def _let_learn(backbone: Backbone, recipe: TrainConfig, *, train_tokens: bool) -
             backbone.train_language(head_only=recipe.trainable == "lm-head")
     if recipe.gradient_checkpointing:
         backbone.recompute_gradients()
+    if recipe.torch_compile:
+        backbone.compile_layers(
+            **{name: recipe.trainer[key] for key, name in COMPILER.items() if key in recipe.trainer}
+        )
 
 
 def _run(wanted: _Wanted, out: Path) -> Outcome:
     """Train until the end, or until told to stop, and write the finished checkpoint."""
-    started, ran = time.monotonic(), None
+    started, ran, running = time.monotonic(), None, wanted.running
+    publisher = None
     with tensors.writing(out), _held(out):
         request = wanted.request()
+        if running.push_to_hub is not None and is_main():
+            publisher = Publisher(out, running.push_to_hub, private=running.hub_private)
         if _claim(out, request):
             result = checkpoints.load_config(out).result
         else:
             lesson = wanted.build()
-            running = wanted.running
             trained = trainer.train(
                 lesson,
                 out,
                 run=_digest(request),
                 resume=running.resume,
-                report_to=running.report_to,
+                report_to=trackers(running.report_to),
                 workers=running.workers,
+                callbacks=[*([publisher] if publisher is not None else []), *running.callbacks],
+                loss=running.loss,
             )
             result, ran = trained.result, _ran(lesson.learner.backbone, trained.step_seconds)
             if is_main():
@@ -377,7 +408,9 @@ def _run(wanted: _Wanted, out: Path) -> Outcome:
             states.remove_all(out)  # also what a run that was killed right here has left
             for name in (RUN, BEST, NOT_FINITE):
                 (out / name).unlink(missing_ok=True)
-    return Outcome(**result, seconds=round(time.monotonic() - started, 3), checkpoint=str(out), ran=ran)
+        url = None if publisher is None else publisher.finish()
+    seconds = round(time.monotonic() - started, 3)
+    return Outcome(**result, seconds=seconds, checkpoint=str(out), ran=ran, url=url)
 
 
 @contextmanager

@@ -44,7 +44,9 @@ from rottrain.training import states
 from rottrain.training.arguments import KEPT_STATES, arguments
 from rottrain.training.history import Losses, write_history
 from rottrain.training.objective import Learner
+from rottrain.training.own_loss import Loss, checked
 from rottrain.training.sft import TextLearner
+from rottrain.training.trackers import Table, takers
 from rottrain.training.validation import kept, warnings_of
 
 BEST, NOT_FINITE = "best.safetensors", "not-finite.json"
@@ -68,6 +70,8 @@ class Lesson:
     """Rows, none of those."""
     validate: Callable[[], dict[str, float]]
     """Figures of the learner on the rows held out."""
+    tell: Callable[[], Table]
+    """What some of these rows come to, in words."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,8 +83,21 @@ class Trained:
     """Median of the steps after the first one; None if there was none."""
 
 
-def train(lesson: Lesson, out: Path, *, run: str, resume: str, report_to: str, workers: int) -> Trained:
-    """Run the Trainer to its end, in a run of that SHA-256. Raises Interrupted, TrainingError, CheckpointError."""
+def train(
+    lesson: Lesson,
+    out: Path,
+    *,
+    run: str,
+    resume: str,
+    report_to: Sequence[str],
+    workers: int,
+    callbacks: Sequence[TrainerCallback] = (),
+    loss: Loss | None = None,
+) -> Trained:
+    """Run the Trainer to its end, in a run of that SHA-256. Raises Interrupted, TrainingError, CheckpointError.
+
+    It ends early where one of `callbacks`, the caller's, says so.
+    """
     learner = lesson.learner
     keeper = _RunKeeper(out, run, kept=learner.recipe.trainer.get(KEPT_STATES) or _KEPT)
     clock = _Clock()
@@ -88,9 +105,10 @@ def train(lesson: Lesson, out: Path, *, run: str, resume: str, report_to: str, w
         learner,
         lesson.order,
         _arguments(out, learner, report_to, workers),
+        own_loss=loss,
         train_dataset=lesson.rows,
         data_collator=lesson.collate,
-        callbacks=[clock, keeper, _Epochs(lesson.order), _Progress()],
+        callbacks=[clock, keeper, _Epochs(lesson.order), _Progress(), *callbacks],
     )
     validating = _Validating(trainer, lesson) if lesson.held_out else None
     if validating is not None:
@@ -102,7 +120,7 @@ def train(lesson: Lesson, out: Path, *, run: str, resume: str, report_to: str, w
     with keeper.listening():
         trainer.train(resume_from_checkpoint=state_folder)
         state = trainer.state
-        if state.global_step < state.max_steps:
+        if keeper.stopped_early:
             raise Interrupted(
                 f"stopped at step {state.global_step} of {state.max_steps}; the same command resumes {out}"
             )
@@ -110,8 +128,8 @@ def train(lesson: Lesson, out: Path, *, run: str, resume: str, report_to: str, w
         if is_main():
             found = [entry for entry in state.log_history if f"{_VALIDATION}accuracy" in entry]
             write_history(out, trainer.losses, found, every=learner.recipe.log_steps)
-    loss = trainer.losses.latest(learner.recipe.log_steps)["loss"]
-    result = Reached(steps=state.global_step, loss=loss, validation=validation)
+    last = trainer.losses.latest(learner.recipe.log_steps)["loss"]
+    result = Reached(steps=state.global_step, loss=last, validation=validation)
     return Trained(result=result, step_seconds=clock.step_seconds)
 
 
@@ -132,8 +150,15 @@ class StageTrainer(Trainer):
     loss_is_scaled_for_ga = False  # losses are means over a batch
 
     def __init__(
-        self, learner: Learner | TextLearner, order: RowOrder, arguments: TrainingArguments, **rest: Any
+        self,
+        learner: Learner | TextLearner,
+        order: RowOrder,
+        arguments: TrainingArguments,
+        *,
+        own_loss: Loss | None = None,
+        **rest: Any,
     ) -> None:
+        self._own_loss = own_loss
         self.losses = Losses()
         """Of all processes' rows."""
         self._row_order = order
@@ -160,6 +185,8 @@ class StageTrainer(Trainer):
                 f"{len(ids)} rows a step are too many for the memory of {learner.backbone.device}: lower --batch-size "
                 "and raise --accumulate to match, or train with --gradient-checkpointing, --precision mixed or bfloat16"
             ) from error
+        if self._own_loss is not None:
+            outputs["loss"] = checked(self._own_loss(dict(outputs), inputs))
         loss = outputs["loss"]
         if not torch.isfinite(loss):
             file = Path(str(self.args.output_dir)) / NOT_FINITE
@@ -302,6 +329,8 @@ class _RunKeeper(TrainerCallback):
         self._run = run
         self._kept = kept
         self.stopped = False
+        self.stopped_early = False
+        """Whether the run was stopped before its last step."""
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -322,7 +351,7 @@ class _RunKeeper(TrainerCallback):
             control.should_log = True
         elif _any_rank(self.stopped):
             control.should_save = True
-            control.should_training_stop = True
+            control.should_training_stop = self.stopped_early = True
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
         """Mark the state as complete, and only then drop older ones."""
@@ -341,18 +370,25 @@ class _Validating(TrainerCallback):
     def __init__(self, trainer: StageTrainer, lesson: Lesson) -> None:
         self._trainer = trainer
         self._validate = lesson.validate
+        self._tell = lesson.tell
         self._rows = len(lesson.held_out)
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
         """Validate where it is due, always after the last step."""
         every = self._learner.recipe.validation_steps or max(1, state.max_steps // 10)
-        if state.global_step % every and state.global_step < state.max_steps:
-            return
+        if state.global_step % every == 0 or state.global_step >= state.max_steps or control.should_training_stop:
+            self._look(state, control)
+
+    def _look(self, state: TrainerState, control: TrainerControl) -> None:
         figures = self._validate()
         due = control.should_log
         self._trainer.log({f"{_VALIDATION}{name}": value for name, value in figures.items()})
         control.should_log = due  # logging takes it for done
         if is_main():
+            if told := takers(self._trainer.callback_handler.callbacks):
+                table = self._tell()
+                for tell in told:
+                    tell(table, state.global_step)
             say(f"step {state.global_step}: " + ", ".join(f"{name} {value:.3g}" for name, value in figures.items()))
             for warning in warnings_of(figures):
                 say(f"warning: {warning}")
@@ -362,7 +398,11 @@ class _Validating(TrainerCallback):
 
     def take_best(self) -> dict[str, float]:
         """Put the best weights back; their figures."""
-        found = self._found(self._trainer.state)
+        state = self._trainer.state
+        found = self._found(state)
+        if not found or found[-1]["step"] < state.global_step:  # a callback ended an epoch and the run
+            self._look(state, self._trainer.control)
+            found = self._found(state)
         best = kept(found, self._rows)
         if best is not found[-1]:
             _put(self._trainer.best.load(), self._learner)
@@ -424,7 +464,7 @@ class _Progress(TrainerCallback):
             self._bar.close()
 
 
-def _arguments(out: Path, learner: Learner | TextLearner, report: str, workers: int) -> TrainingArguments:
+def _arguments(out: Path, learner: Learner | TextLearner, report: Sequence[str], workers: int) -> TrainingArguments:
     recipe = learner.recipe
     device = learner.backbone.device.type
     return arguments(
@@ -446,7 +486,7 @@ def _arguments(out: Path, learner: Learner | TextLearner, report: str, workers: 
         save_steps=recipe.save_steps or 1,
         remove_unused_columns=False,
         ddp_find_unused_parameters=False,
-        report_to=report,
+        report_to=list(report) or "none",
         use_cpu=device == "cpu",
         dataloader_num_workers=workers,
         dataloader_persistent_workers=workers > 0,

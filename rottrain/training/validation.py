@@ -17,6 +17,7 @@ from rottrain.data.batches import IGNORED, Batch, Collator, Example
 from rottrain.generation import generate, rollout
 from rottrain.metrics import scoring
 from rottrain.metrics.latent_geometry import settled
+from rottrain.model.backbone import Backbone
 from rottrain.model.glyph_probe import characters_right
 from rottrain.training.objective import Learner
 from rottrain.training.sft import TextCollator, TextExample, TextLearner
@@ -85,6 +86,78 @@ def validate_text(learner: TextLearner, examples: Sequence[TextExample], *, kind
         "loss": round(loss / len(examples), 5),
         "reasoning_tokens": round(sum(each.reasoning_tokens for each in made) / len(made), 2),
     }
+
+
+@torch.no_grad()
+def tell(learner: Learner, examples: Sequence[Example]) -> list[dict[str, str]]:
+    """What a few rows come to: what is asked and taught, and what the model makes of it.
+
+    `read` is what the glyph probe reads in its own latents, `said` the answer's likeliest tokens after these, each
+    after true ones.
+    """
+    was_training = learner.training
+    learner.eval()
+    backbone = learner.backbone
+    batch = _moved(Collator(backbone.pad_id)(examples), backbone.device)
+    prompt = learner.read(batch)
+    free = learner.unroll(prompt, batch["targets_BKD"].shape[1])
+    counts_B = None if learner.recipe.feedback == "latent" else free.counts_B
+    logits, labels = rollout.answer_pass(backbone, prompt, batch, free.fed_BKD, counts_B)
+    likeliest, thoughts = logits.argmax(dim=-1), _read(learner, free.latents_BKD)
+    learner.train(was_training)
+    found = []
+    for row, example in enumerate(examples):
+        said = likeliest[row, 1:][labels[row, 1:] != IGNORED].tolist()
+        count = len(example.targets_KD)
+        found.append(
+            {
+                "id": example.id,
+                "question": _question(backbone, example.prompt_ids),
+                "strip": _shown(learner, torch.from_numpy(example.glyphs_KS)) if example.glyphs_KS is not None else "",
+                "read": "" if thoughts is None else _shown(learner, thoughts[row, :count]),
+                "answer": backbone.decode(example.answer_ids),
+                "said": backbone.decode(said),
+            }
+        )
+    return found
+
+
+@torch.no_grad()
+def tell_text(learner: TextLearner, examples: Sequence[TextExample]) -> list[dict[str, str]]:
+    """What a few rows come to in words: question, answer and reply."""
+    was_training = learner.training
+    learner.eval()
+    reply = generate.in_words if learner.recipe.mode == "cot" else generate.at_once
+    longest = max(len(example.taught_ids) for example in examples)
+    questions = [example.question for example in examples]
+    made = reply(learner.backbone, questions, batch_size=_BATCH, max_tokens=_MOST_OF_A_REPLY * longest)
+    learner.train(was_training)
+    return [
+        {"id": example.id, "question": example.question, "answer": example.answer, "reply": each.reply}
+        for each, example in zip(made, examples, strict=True)
+    ]
+
+
+def _read(learner: Learner, latents_BKD: Tensor) -> Tensor | None:
+    """Classes that the glyph probe reads in latents, [B, K, S]; None without one."""
+    if learner.probe is None:
+        return None
+    return learner.probe(learner.head.scaled(latents_BKD)).argmax(dim=-1).cpu()
+
+
+def _shown(learner: Learner, classes_KS: Tensor) -> str:
+    """Classes of a row's latents as text."""
+    assert learner.probe is not None
+    alphabet = learner.probe.alphabet
+    if learner.book is not None:  # pictures of cells: an empty one is a space
+        classes_KS = alphabet.drawn(classes_KS)
+    return "".join(alphabet.text(classes_S) for classes_S in classes_KS.tolist()).rstrip()
+
+
+def _question(backbone: Backbone, prompt_ids: list[int]) -> str:
+    """The question of a prompt."""
+    prompt = backbone.prompt
+    return str(backbone.tokenizer.decode(prompt_ids)).removeprefix(prompt.prefix).removesuffix(prompt.suffix)
 
 
 def kept(found: Sequence[dict[str, float]], rows: int) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -10,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from transformers import TrainerCallback
 
 import rottrain
 from rotdata.corpora import Row, Source
-from rotdata.errors import CheckpointError, UsageError
+from rotdata.errors import CheckpointError, OutputOccupied, UsageError
 from rottrain.model import checkpoints
 from tests.helpers import Result
 
@@ -94,3 +96,53 @@ def test_what_is_no_checkpoint_is_refused_with_what_to_do(tiny_folder: Path) -> 
         rottrain.RoT.from_pretrained("owner/name")
     with pytest.raises(CheckpointError, match="holds a model, not a checkpoint: name the folder"):
         rottrain.RoT.from_pretrained(tiny_folder)
+
+
+class StopAt(TrainerCallback):
+    """Ends a run after a step, as stopping early would; notes what validation said."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+        self.accuracies: list[float] = []
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **rest: Any) -> None:
+        control.should_training_stop = state.global_step >= self.step
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, float], **rest: Any) -> None:
+        self.accuracies += [logs[name] for name in logs if name == "validation_accuracy"]
+
+
+def twice(parts: Any, batch: Any) -> Any:
+    assert batch["targets_BKD"].shape[0] == 4
+    return 2 * parts["loss"]
+
+
+def test_a_callback_ends_a_run_whose_checkpoint_is_finished(embedded: Path, tiny_folder: Path, tmp_path: Path) -> None:
+    given: dict[str, Any] = {"model": str(tiny_folder), "batch_size": 4, "max_steps": 5, "validation_rows": 2}
+    stop = StopAt(2)
+    outcome = rottrain.stage1(embedded, tmp_path / "out", callbacks=[stop], validation_steps=4, **given)
+    assert outcome.steps == 2
+    assert outcome.validation is not None
+    assert (outcome.validation["step"], len(stop.accuracies)) == (2, 1)
+    assert checkpoints.load_config(tmp_path / "out").result["steps"] == 2
+    with pytest.raises(UsageError, match="callbacks are transformers.TrainerCallback objects, got 5"):
+        rottrain.stage1(embedded, tmp_path / "none", callbacks=[5], **given)
+
+
+def test_a_loss_of_one_s_own_is_learnt_from_and_belongs_to_the_run(
+    embedded: Path, tiny_folder: Path, tmp_path: Path
+) -> None:
+    given: dict[str, Any] = {"model": str(tiny_folder), "batch_size": 4, "max_steps": 1, "warmup_steps": 0}
+    usual = rottrain.stage1(embedded, tmp_path / "usual", **given)
+    own = rottrain.stage1(embedded, tmp_path / "own", loss=twice, **given)
+    assert own.loss == pytest.approx(2 * usual.loss, rel=1e-6)
+    assert re.fullmatch(
+        r"tests\.rottrain\.test_api\.twice@[0-9a-f]{64}",
+        checkpoints.load_config(tmp_path / "own").run["recipe"]["loss"],
+    )
+    with pytest.raises(OutputOccupied, match="another recipe"):
+        rottrain.stage1(embedded, tmp_path / "own", **given)
+    with pytest.raises(UsageError, match="a loss is one number with a gradient, .*; got 3.0"):
+        rottrain.stage1(embedded, tmp_path / "none", loss=lambda parts, batch: 3.0, **given)
+    second = rottrain.stage2(embedded, tmp_path / "own", tmp_path / "two", **given)
+    assert second.steps == 1

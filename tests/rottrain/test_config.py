@@ -134,6 +134,8 @@ def test_a_file_that_can_not_be_read_is_refused(tmp_path: Path) -> None:
         ({"save_steps": -5}, "save_steps is more than 0"),
         ({"rollout": "jacobian"}, "rollout 'jacobian' is none of teacher, student, jacobi:N"),
         ({"scheduler": "step"}, "scheduler is constant or linear or cosine, got 'step'"),
+        ({"attn": "flash"}, "attn is auto or sdpa or eager or flash_attention_2 or flex_attention, got 'flash'"),
+        ({"load_in_4bit": True, "trainable": "full"}, "trainable is head or lora, not full"),
         ({"precision": "float16"}, "precision is auto or float32 or bfloat16 or mixed, got 'float16'"),
         ({"align_reduction": "median"}, "align_reduction is mean or sum, got 'median'"),
     ],
@@ -154,6 +156,9 @@ def test_values_that_can_not_train_are_refused(kind: Any, values: dict[str, Any]
         (LoraSettings, {"alpha": -1}, "alpha is more than 0"),
         (LoraSettings, {"dropout": 1.0}, "dropout is at least 0 and less than 1, got 1.0"),
         (LoraSettings, {"experts": "all"}, "experts is frozen or adapted, got 'all'"),
+        (LoraSettings, {"targets": ()}, "targets are names of projections, as q_proj, got []"),
+        (LoraSettings, {"targets": ("a.*",)}, "targets are names of projections, as q_proj, got ['a.*']"),
+        (LoraSettings, {"experts": "adapted", "dropout": 0.0, "dora": True}, "adapters of experts have no dora"),
         (LoraSettings, {"experts": "adapted"}, "adapters of experts have no dropout: set dropout to 0, not 0.05"),
     ],
 )
@@ -213,6 +218,17 @@ def test_recipes_change_defaults_and_yield_to_files_and_options(
     recipe = load_yaml(Stage1Config, written(tmp_path, "batch_size: 8\nseed: 9\n"), recipe="fast", seed=11)
     assert recipe == Stage1Config(lr=5e-4, batch_size=8, seed=11)
     assert load_yaml(Stage1Config, None, recipe="paper") == Stage1Config.paper()
+
+
+def test_later_keys_are_left_out_where_they_change_nothing(tmp_path: Path) -> None:
+    plain = what_decides(Stage2Config())
+    assert plain["lora"] == {"rank": 16, "alpha": 32, "dropout": 0.05, "experts": "frozen"}
+    assert not {"attn", "torch_compile", "liger", "load_in_4bit", "trainer"} & plain.keys()
+    config = Stage2Config(
+        trainable="lora", lora=LoraSettings(targets=("q_proj",), dora=True), attn="sdpa", trainer={"optim": "sgd"}
+    )
+    assert what_decides(config)["lora"]["targets"] == ("q_proj",)
+    assert load_yaml(Stage2Config, written(tmp_path, as_yaml(config))) == config
 
 
 def test_how_gradients_are_come_by_decides_nothing() -> None:

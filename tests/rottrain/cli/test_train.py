@@ -16,7 +16,7 @@ import pytest
 import typer.main
 
 from rottrain.cli import app
-from rottrain.config import SftConfig, Stage1Config, Stage2Config
+from rottrain.config import LoraSettings, SftConfig, Stage1Config, Stage2Config
 from rottrain.model import checkpoints
 from rottrain.training import stages
 from rottrain.training.stages import RUN
@@ -108,12 +108,16 @@ def test_every_option_of_a_stage_is_a_key_of_its_recipe(name: str, config: Any) 
         "help",
         "recipe",
         "report_to",
+        "push_to_hub",
+        "hub_private",
         "workers",
         "cache_hidden",
         "dry_run",
     }
     recipe = {parameter.name for parameter in command.params} - apart
-    assert recipe <= vars(config()).keys()
+    lora = {name for name in recipe if name.startswith("lora_")}
+    assert recipe - lora <= vars(config()).keys()
+    assert {name.removeprefix("lora_") for name in lora} <= vars(LoraSettings()).keys()
 
 
 def test_the_trainer_s_fields_reach_it_and_belong_to_the_run(

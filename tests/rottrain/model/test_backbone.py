@@ -17,7 +17,7 @@ from torch.testing import assert_close
 from transformers import AutoModelForImageTextToText, AutoTokenizer
 
 from rotdata.encoders.models import find_model
-from rotdata.errors import UnknownModel
+from rotdata.errors import UnknownModel, UsageError
 from rottrain.config import LoraSettings
 from rottrain.model.backbone import ANSWER_MARK, IMG_BEGIN, IMG_END, Backbone
 from rottrain.training.tiny import tiny_tokenizer
@@ -223,6 +223,22 @@ def test_the_adapter_touches_the_language_model_s_layers_only(tmp_path: Path, ti
     assert all(found)
     assert {match[3] for match in found} == {"q", "k", "v", "o", "gate", "up", "down"}
     assert len(trained) == 4 * 7 * 2
+
+
+def test_an_adapter_s_targets_scale_and_magnitudes_are_chosen(backbone: Backbone) -> None:
+    settings = LoraSettings(rank=4, alpha=32, dropout=0.0, targets=("q_proj", "up_proj"), rslora=True, dora=True)
+    adapter = backbone.add_adapter(settings, train_tokens=False)
+    trained = [name for name, value in backbone.model.named_parameters() if value.requires_grad]
+    assert {name.split(".")[5] for name in trained} == {"q_proj", "up_proj"}
+    assert len([name for name in trained if "magnitude" in name]) == 4 * 2
+    layer = backbone.model.model.language_model.layers[0].self_attn.q_proj
+    assert layer.scaling == {"default": 16.0}  # alpha over the root of the rank
+    assert adapter.peft_config["default"].use_dora
+
+
+def test_targets_that_there_are_not_are_refused(backbone: Backbone) -> None:
+    with pytest.raises(UsageError, match="can't be given such an adapter: .*qq_proj.* not found"):
+        backbone.add_adapter(LoraSettings(targets=("qq_proj",)), train_tokens=False)
 
 
 def test_a_fresh_adapter_changes_nothing(backbone: Backbone) -> None:

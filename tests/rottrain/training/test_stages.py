@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import shutil
 import signal
@@ -32,19 +33,21 @@ from rotdata.errors import (
 from rotdata.rendering.strips import StripStyle
 from rotdata.runs import pipeline
 from rotdata.shards import Manifest
-from rottrain.config import HeadConfig, LoraSettings, Stage1Config, Stage2Config
+from rottrain.config import HeadConfig, LoraSettings, SftConfig, Stage1Config, Stage2Config
 from rottrain.generation.generate import RoT
 from rottrain.model import checkpoints, precision
 from rottrain.model.backbone import Backbone
-from rottrain.model.checkpoints import CONFIG, HEAD, TOKEN_ROWS
+from rottrain.model.checkpoints import ADAPTER, CONFIG, HEAD, TOKEN_ROWS, load_config
 from rottrain.model.head import ProjectionHead
 from rottrain.model.precision import load_backbone
+from rottrain.model.verification import verify
 from rottrain.training import stages
 from rottrain.training.history import HISTORY
 from rottrain.training.objective import Learner
-from rottrain.training.stages import RUN, Outcome, Running, plan_stage1, run_stage1, run_stage2
+from rottrain.training.stages import RUN, Outcome, Running, plan_stage1, run_sft, run_stage1, run_stage2
 from rottrain.training.states import complete_states
 from rottrain.training.tiny import tiny_tokenizer
+from rottrain.training.trackers import TRACE, as_markdown
 from rottrain.training.trainer import StageTrainer
 from tests.helpers import contents, write_jsonl
 from tests.rottrain.samples import as_batch, copy_model, random_examples, random_head, save_variant, terminate
@@ -171,6 +174,84 @@ def test_an_adapter_is_not_continued_as_another(first: Run, second: Run, tmp_pat
     first(tmp_path / "one", trainable="lora", lora=LoraSettings(rank=3), max_steps=1)
     with pytest.raises(UsageError, match="which has rank 3, alpha 32, .* not rank 2, alpha 32"):
         second(tmp_path / "two", start=tmp_path / "one")
+
+
+def test_an_adapter_s_settings_are_found_again(second: Run, tmp_path: Path) -> None:
+    lora = LoraSettings(rank=2, alpha=8, dropout=0.0, targets=("q_proj",), rslora=True, dora=True)
+    second(tmp_path / "two", lora=lora, max_steps=2)
+    kept = json.loads((tmp_path / "two" / ADAPTER / "adapter_config.json").read_text())
+    assert (kept["use_rslora"], kept["use_dora"], kept["lora_alpha"]) == (True, True, 8)
+    assert not verify(tmp_path / "two").mismatches
+    [answered] = RoT.from_pretrained(tmp_path / "two").generate(["3+4?"], budget=2)
+    assert len(answered.latents_KD) == 2
+    with pytest.raises(OutputOccupied, match="another recipe"):
+        second(tmp_path / "two", lora=replace(lora, dora=False), max_steps=2)
+
+
+# How the language model is computed.
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor")  # torch.compile looks at it
+@pytest.mark.parametrize(
+    "computed",
+    [{"attn": "sdpa"}, {"torch_compile": True, "trainer": {"torch_compile_backend": "eager"}}],
+    ids=["sdpa", "compiled"],
+)
+def test_attention_and_compiling_change_how_and_not_what_is_computed(
+    second: Run, tmp_path: Path, computed: dict[str, Any]
+) -> None:
+    lora = LoraSettings(rank=2, dropout=0.0)
+    usual = second(tmp_path / "usual", lora=lora, max_steps=2)
+    other = second(tmp_path / "other", lora=lora, max_steps=2, **computed)
+    assert other.loss == pytest.approx(usual.loss, abs=1e-4)
+    assert load_config(tmp_path / "other").run["recipe"].items() >= computed.items()
+
+
+@pytest.mark.parametrize(
+    ("asked", "module", "message"),
+    [
+        ({"attn": "flash_attention_2"}, "flash_attn", "attention can't be flash_attention_2 here: .*[Ff]lash"),
+        ({"liger": True}, "liger_kernel", "Liger kernels can't be used: .*liger-kernel"),
+        ({"load_in_4bit": True, "trainable": "lora"}, "bitsandbytes", r"pip install '.*\[quantization\]'"),
+    ],
+)
+def test_what_is_not_installed_is_said(
+    second: Run, out: Path, asked: dict[str, Any], module: str, message: str
+) -> None:
+    if importlib.util.find_spec(module):
+        pytest.skip(f"{module} is installed")
+    with pytest.raises(UsageError, match=message):
+        second(out, max_steps=1, **asked)
+
+
+def test_an_adapter_learns_on_a_model_in_four_bits(
+    second: Run, tmp_path: Path, loaded: list[Backbone], embedded: Path, tiny_folder: Path
+) -> None:
+    pytest.importorskip("bitsandbytes")
+    lora = LoraSettings(rank=2, dropout=0.0)
+    outcome = second(tmp_path / "two", lora=lora, max_steps=2, load_in_4bit=True)
+    usual = second(tmp_path / "usual", lora=lora, max_steps=2)
+    assert outcome.loss == pytest.approx(usual.loss, rel=0.2)
+    assert outcome.loss != usual.loss
+    assert {str(value.dtype) for name, value in loaded[0].model.named_parameters() if "base_layer" in name} == {
+        "torch.uint8"
+    }
+    [answered] = RoT.from_pretrained(tmp_path / "two").generate(["3+4?"], budget=2)
+    assert len(answered.latents_KD) == 2
+    with pytest.raises(UsageError, match="an adapter is not added to weights in 4 bits"):
+        run_stage1(
+            embedded,
+            str(tiny_folder),
+            tmp_path / "one",
+            Stage1Config.paper(rollout="teacher", load_in_4bit=True, head=HEAD_16, max_steps=1),
+            start=_adapted(tmp_path / "words", embedded, tiny_folder),
+        )
+
+
+def _adapted(out: Path, shards: Path, model: Path) -> Path:
+    """A checkpoint in words that is an adapter."""
+    run_sft(shards, str(model), out, SftConfig.paper(mode="no-cot", max_steps=1, lora=LoraSettings(rank=2)))
+    return out
 
 
 # What learns.
@@ -478,7 +559,8 @@ def test_automatic_precision_depends_on_device_and_on_what_learns(
     monkeypatch.setattr(precision, "default_precision", lambda _: fast)
     monkeypatch.setattr(Backbone, "load", lambda _, **chosen: chosen)
     chosen = load_backbone(find_model(str(tiny_folder)), "auto", trainable=trainable)
-    assert chosen == {"dtype": dtype, "device": device, "arithmetic": arithmetic}
+    computed = {"attention": "auto", "four_bit": False}
+    assert chosen == {"dtype": dtype, "device": device, "arithmetic": arithmetic} | computed
 
 
 def test_a_model_with_a_full_table_and_its_own_head_goes_through_both_stages(
@@ -923,6 +1005,34 @@ def test_tensorboard_gets_the_figures_of_the_history(
         shown = {event.step: event.value for event in board.Scalars(f"train/{name}")}
         assert shown == pytest.approx({line["step"]: line[name] for line in history if name in line}, abs=1e-5)
         assert shown
+    tables = board.Tensors(f"{TRACE}/text_summary")
+    assert [event.step for event in tables] == [2, 4]
+    head, _, *rows = tables[-1].tensor_proto.string_val[0].decode().splitlines()
+    assert head == "| id | question | strip | read | answer | said |"
+    assert [row.split(" | ")[:2] for row in rows] == [["| row 8", "8+9?"], ["| row 9", "9+10?"]]
+    assert [row.split(" | ")[4] for row in rows] == ["&#35;&#35;&#35;&#35; 8", "&#35;&#35;&#35;&#35; 9"]
+
+
+@pytest.mark.filterwarnings("ignore")  # of a library that the tests can do without
+def test_mlflow_gets_figures_and_tables(first: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
+    mlflow.set_tracking_uri((tmp_path / "tracked").as_uri())
+    first(tmp_path / "out", report_to="mlflow", validation_rows=2, validation_steps=2, max_steps=2)
+    [metric] = (tmp_path / "tracked").rglob("metrics/train/validation_accuracy")
+    assert metric.read_text().split()[2] == "2"
+    [table] = (tmp_path / "tracked").rglob(f"artifacts/{TRACE}/2.json")
+    content = json.loads(table.read_text())
+    assert content["columns"] == ["id", "question", "strip", "read", "answer", "said"]
+    assert [row[:2] for row in content["data"]] == [["row 8", "8+9?"], ["row 9", "9+10?"]]
+
+
+def test_what_a_table_shows_is_text() -> None:
+    shown = as_markdown([{"a": "x|y\n<b>", "b": "[link](to) `code`"}, {"a": "", "b": "1"}])
+    assert shown.splitlines()[2:] == [
+        "| x&#124;y &#60;b&#62; | &#91;link&#93;&#40;to&#41; &#96;code&#96; |",
+        "|  | 1 |",
+    ]
 
 
 @pytest.mark.parametrize("tracker", ["nobody", "wandb"])
