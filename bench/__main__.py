@@ -13,6 +13,7 @@ FIGURES = {
     "render-scaling": "render_e2e:figures",
     "memory": "memory:figures",
     "read": "read:figures",
+    "read-batches": "read:figures",
     "read-bytes": "read:figures",
     "embed-naive": "embed_naive:figures",
     "embed-naive-4b": "embed_naive:figures_4b",

@@ -1,5 +1,6 @@
 """read: shards to torch tensors, a row each, against `datasets` in its torch format; read-bytes: raw fp16 over files.
 
+read-batches: the loader of `rotdata.open_shards` against a DataLoader of the same `datasets` rows: padded, with texts.
 tiny's embeddings of GSM8K where ROT_DATA names its folder, else of the toy corpus. The baseline's conversion of Parquet
 to its own Arrow cache is warm-up, and not counted.
 """
@@ -13,6 +14,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
+from torch.utils.data import DataLoader
 
 from bench.common import compare
 from bench.models import tiny
@@ -21,13 +25,14 @@ from rotdata.corpora import Source
 from rotdata.encoders import load_encoder
 from rotdata.rendering.strips import StripStyle
 from rotdata.runs import pipeline
-from rotdata.shards import EmbeddingShards
+from rotdata.shards import EmbeddingShards, Shards
 
 ROWS = 1000
+BATCH = 16
 
 
 def figures() -> Iterator[dict[str, Any]]:
-    """The read and read-bytes figures."""
+    """The read, read-batches and read-bytes figures."""
     import datasets
 
     folder = Path(tempfile.mkdtemp(prefix="rot-bench-"))
@@ -47,7 +52,7 @@ def figures() -> Iterator[dict[str, Any]]:
         def ours() -> list[torch.Tensor]:
             tensors = []
             for group in shards:
-                values = torch.from_numpy(group.embedding_LD)
+                values = torch.from_dlpack(group.embedding_LD)  # no copy; from_numpy warns of memory to be read only
                 tensors += values.split((group.offsets[1:] - group.offsets[:-1]).tolist())
             return tensors
 
@@ -56,6 +61,17 @@ def figures() -> Iterator[dict[str, Any]]:
 
         assert all(torch.equal(a, b) for a, b in zip(ours(), baseline(), strict=True))
         yield compare("read", ours, baseline, units=len(rows), unit="rows/s", corpus=corpus)
+        texts = rows.select_columns(["id", "question", "cot", "answer", "embedding"])
+        batches = DataLoader(texts.with_format("torch", dtype=torch.float32), BATCH, collate_fn=_padded)
+
+        def our_batches() -> list[Any]:
+            return list(Shards(shards).loader(BATCH))
+
+        for one, other in zip(our_batches(), batches, strict=True):
+            assert torch.equal(one["latents_BKD"], other["latents_BKD"])
+            assert torch.equal(one["mask_BK"], other["mask_BK"])
+            assert one["question"] == other["question"]
+        yield compare("read-batches", our_batches, lambda: list(batches), units=len(rows), unit="rows/s", corpus=corpus)
         raw = made.latents * shards.width * 2
         yield {
             "name": "read-bytes",
@@ -67,3 +83,12 @@ def figures() -> Iterator[dict[str, Any]]:
         }
     finally:
         shutil.rmtree(folder)
+
+
+def _padded(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """Rows of `datasets` as a batch, as one would write it."""
+    latents: list[Tensor] = [row["embedding"] for row in rows]
+    counts_B1 = torch.tensor([[len(each)] for each in latents])
+    batch = {name: [row[name] for row in rows] for name in ("id", "question", "cot", "answer")}
+    mask_BK = torch.arange(int(counts_B1.max())) < counts_B1
+    return batch | {"latents_BKD": pad_sequence(latents, batch_first=True), "mask_BK": mask_BK}
