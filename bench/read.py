@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader
+from torch.utils.dlpack import from_dlpack
 
 from bench.common import compare
 from bench.models import tiny
@@ -52,7 +53,7 @@ def figures() -> Iterator[dict[str, Any]]:
         def ours() -> list[torch.Tensor]:
             tensors = []
             for group in shards:
-                values = torch.from_dlpack(group.embedding_LD)  # no copy; from_numpy warns of memory to be read only
+                values = from_dlpack(group.embedding_LD)  # no copy; from_numpy warns of memory to be read only
                 tensors += values.split((group.offsets[1:] - group.offsets[:-1]).tolist())
             return tensors
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.dlpack import from_dlpack
 
 if TYPE_CHECKING:
     from rotdata.shards.dataset import Shards
@@ -55,7 +56,7 @@ class TorchRows(Dataset[TensorRow]):
             question=row.question,
             cot=row.cot,
             answer=row.answer,
-            latents_KD=torch.from_dlpack(row.latents_KD).to(torch.float32, copy=True),  # in half of numpy's time
+            latents_KD=from_dlpack(row.latents_KD).to(torch.float32, copy=True),  # in half of numpy's time
         )
 
     @staticmethod
