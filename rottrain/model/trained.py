@@ -6,10 +6,9 @@ adapter or in the whole model beside it.
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Literal
@@ -17,6 +16,7 @@ from typing import Literal
 from rotdata.encoders.models import ModelFolder, find_model
 from rotdata.errors import CheckpointError, UnknownModel
 from rotdata.shards.files import file_sha256
+from rottrain import records
 from rottrain.config import Precision
 from rottrain.model import checkpoints
 from rottrain.model.backbone import Backbone
@@ -29,6 +29,15 @@ Weights = Literal["adapter", "whole"]
 SETTINGS, CHECKPOINT = "rot.json", "checkpoint"
 """Of an exported folder."""
 _ON_HUB = re.compile(r"[\w.-]+/[\w.-]+(@[^@]+)?")
+
+
+@dataclass(frozen=True)
+class _Settings:
+    """What is asked of an exported folder's settings, which say more."""
+
+    weights: Weights
+    base: str | None
+    files: dict[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -57,19 +66,12 @@ class Trained:
             found = _on_hub(str(name))
         if not _is_there(found.path / SETTINGS):
             return cls(found.path)
-        file = found.path / SETTINGS
-        try:
-            settings = json.loads(file.read_text(encoding="utf-8"))
-            weights, base, files = settings["weights"], settings["base"], settings.get("files", {})
-        except (OSError, ValueError, TypeError, KeyError, RecursionError) as error:
-            raise CheckpointError(f"{file} is none that `rottrain export` writes ({error!r}): export again") from error
-        if weights not in ("adapter", "whole") or not isinstance(base, str | None) or not isinstance(files, dict):
-            raise CheckpointError(f"{file} is none that `rottrain export` writes: export again")
+        settings = _settings(found.path / SETTINGS)
         if not (found.path / CHECKPOINT).is_dir():
             raise CheckpointError(
                 f"{found.path} has no {CHECKPOINT} folder: it is incomplete, or of an earlier release; export again"
             )
-        return cls(found.path / CHECKPOINT, found, weights, base, files)
+        return cls(found.path / CHECKPOINT, found, settings.weights, settings.base, settings.files)
 
     @cached_property
     def config(self) -> CheckpointConfig:
@@ -127,6 +129,15 @@ class Trained:
                 f"the base model of {self.exported.path} is not in it, and {named} is not to be found ({error}): name "
                 "it with --model"
             ) from error
+
+
+def _settings(file: Path) -> _Settings:
+    """Raises CheckpointError for what `rottrain export` does not write."""
+    remedy = "it is damaged, or none that `rottrain export` has written: export again"
+    found = records.read(file, remedy=remedy)
+    asked = {each.name for each in fields(_Settings)}
+    known = {name: value for name, value in found.items() if name in asked} if isinstance(found, dict) else found
+    return records.as_record(_Settings, known, file, remedy=remedy)
 
 
 def check_not_exported(folder: Path) -> None:

@@ -124,7 +124,7 @@ def _quiet(arguments: tuple[object, ...]) -> tuple[object, ...]:
 def test_settings_that_are_none_are_refused(settings: str, pictures: Path, tmp_path: Path) -> None:
     (tmp_path / SETTINGS).write_text(settings)
     shutil.copytree(pictures / CHECKPOINT, tmp_path / CHECKPOINT)
-    with pytest.raises(CheckpointError, match=r"rot\.json is none that `rottrain export` writes"):
+    with pytest.raises(CheckpointError, match=r"rot\.json.*none that `rottrain export` has written: export again"):
         Trained.find(tmp_path)
 
 
