@@ -161,7 +161,8 @@ def _in_words(style: dict[str, Any]) -> str:
     parts.append(f"padding {style['padding_px']} px")
     if style["cells"]:
         lines = f" in each of {style['lines']} lines" if style.get("lines", 1) > 1 else ""
-        parts.append(f"{style['cells']} cells a latent{lines}{', steps aligned' if style.get('align_steps') else ''}")
+        aligned = "".join(f", {each} aligned" for each in ("steps", "numbers") if style.get(f"align_{each}"))
+        parts.append(f"{style['cells']} cells a latent{lines}{aligned}")
     if style["layout"] == "square":
         parts.append(f"squares of {style['square_px']} px")
     if style["kerning"] != "none" or style["letter_spacing_px"]:

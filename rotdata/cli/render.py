@@ -63,6 +63,9 @@ def render(
     align_steps: Annotated[  # noqa: FBT002
         bool, typer.Option("--align-steps", help="Each line or <<...>> begins a latent; with --cells.")
     ] = False,
+    align_numbers: Annotated[  # noqa: FBT002
+        bool, typer.Option("--align-numbers", help="Each number of a calculation begins a latent, its sign first.")
+    ] = False,
     begin_mark: Annotated[str, typer.Option(help="Drawn before every text.")] = "",
     end_mark: Annotated[str, typer.Option(help="Drawn after every text.")] = "",
     layout: Annotated[
@@ -160,6 +163,7 @@ def render(
         cells=cells,
         lines=lines,
         align_steps=align_steps,
+        align_numbers=align_numbers,
         begin_mark=begin_mark,
         end_mark=end_mark,
         layout=layout,

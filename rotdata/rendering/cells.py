@@ -21,6 +21,8 @@ REST = 0x200B
 """The same for the second cell of a character that takes two: nothing, but no space, as a zero-width space is drawn."""
 _STEP = re.compile(rf"(?<=[{LINE_BREAKS}])[^{LINE_BREAKS}]|(?<= )<<")
 """Where a step of the reasoning begins, but for the first."""
+_NUMBER = re.compile(r"(?:(?<=[\d)%])|(?<=[\d)%] ))[-+*/=\u00d7\u00f7](?= ?[-$(]?\.?\d)")
+"""Where a number of a calculation begins, but for the first: the sign before it."""
 
 
 @cache
@@ -35,9 +37,10 @@ def is_wide(character: str) -> bool:
     return unicodedata.east_asian_width(character) in ("W", "F")
 
 
-def steps_of(text: str) -> list[int]:
-    """The characters that begin a step, but for the first."""
-    return [found.start() for found in _STEP.finditer(text)]
+def aligned(text: str, style: StripStyle) -> list[int]:
+    """The characters that begin a latent in this style, but for the first: those of steps, and of their numbers."""
+    patterns = (_STEP,) * style.align_steps + (_NUMBER,) * style.align_numbers
+    return sorted({found.start() for pattern in patterns for found in pattern.finditer(text)})
 
 
 def place_cells(
@@ -92,7 +95,7 @@ def shown(text: str, style: StripStyle) -> NDArray[np.uint32]:
     drawn, owners = respell(
         text, {each: spelt for each in set(text) if (spelt := spelling(each, style.line_break)) is not None}
     )
-    steps = steps_of(text) if style.align_steps else []
+    steps = aligned(text, style)
     steps = steps if owners is None else owners[steps].tolist()
     cells = place_cells(drawn, style.cells_a_latent, steps, lines=style.lines, wide_cells=style.wide_cells)
     points = np.frombuffer(drawn.encode("utf-32-le", "surrogatepass"), dtype=np.uint32)

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from rotdata.errors import UsageError
-from rotdata.rendering.cells import fold, steps_of
+from rotdata.rendering.cells import aligned, fold
 from rotdata.rendering.fonts import find_font, font_size_for_cells
 from rotdata.rendering.glyphs import Glyphs, MissingGlyph
 from rotdata.rendering.lines import CellLine, Line, ProportionalLine
@@ -189,7 +189,7 @@ class Renderer:
         """What decides the pixels: style, font files and glyphs as drawn. JSON-ready."""
         faces = self._glyphs.faces
         style = asdict(self.style) | {"font": faces[0].name}
-        for later, default in (("align_steps", False), ("lines", 1)):
+        for later, default in (("align_steps", False), ("align_numbers", False), ("lines", 1)):
             if style[later] == default:
                 del style[later]  # strips from before there was such a thing keep their fingerprint
         if self.style.fallback:
@@ -215,9 +215,9 @@ class Renderer:
             drawn = begin + drawn + end
             advances = np.concatenate([self._glyphs.spell(begin)[2], advances, self._glyphs.spell(end)[2]])
             owners = None if owners is None else owners + np.int32(len(begin))
-        if not self.style.align_steps:
+        if not (self.style.align_steps or self.style.align_numbers):
             return _Placed(drawn, advances, self._line.place(drawn, advances), owners, [])
-        begins = steps_of(text)
+        begins = aligned(text, self.style)
         steps = self._borders(owners, len(text))[begins].tolist()
         pens = self._line.place(drawn, advances, steps)
         squeezed = [

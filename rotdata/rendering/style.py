@@ -63,6 +63,8 @@ class StripStyle:
     """Lines of cells in the height of one latent, read one below the other before the next latent is."""
     align_steps: bool = False
     """Whether each step of the reasoning, a line of its text or a calculator mark <<...>>, begins a latent."""
+    align_numbers: bool = False
+    """Whether each number of a calculation begins a latent, with the sign before it."""
     begin_mark: str = ""
     """Drawn before the text; belongs to no character's span."""
     end_mark: str = ""
@@ -124,9 +126,10 @@ class StripStyle:
         return {"font": f"{_FONT} Mono", "padding_px": 0}[name]
 
     def _check_cells(self) -> None:
-        if self.align_steps and (self.cells is None or self.layout != "line"):
+        if (self.align_steps or self.align_numbers) and (self.cells is None or self.layout != "line"):
             raise UsageError(
-                "steps are aligned with latents in a line of cells: give cells, 4 or 6 say, and no other layout"
+                "steps and numbers are aligned with latents in a line of cells: give cells, 4 or 6 say, and no other "
+                "layout"
             )
         if self.lines != 1 and (self.cells is None or self.layout != "line" or self.padding_px or self.lines < 1):
             raise UsageError(

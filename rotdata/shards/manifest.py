@@ -45,7 +45,7 @@ _STYLE: dict[str, Any] = {
     "layout": Literal["line", "square"],
     "square_px": int,
 }
-_OPTIONAL_STYLE: dict[str, Any] = {"align_steps": bool, "fallback": list[str]}
+_OPTIONAL_STYLE: dict[str, Any] = {"align_steps": bool, "align_numbers": bool, "fallback": list[str]}
 _ENCODER: dict[str, Any] = {
     "model": str,
     "revision": str | None,

@@ -15,12 +15,12 @@ from rotdata.errors import OutputOccupied, ShardError, UsageError
 from rotdata.runs import pipeline
 from tests.helpers import Result, contents, write_jsonl
 
-STYLE = rotdata.StripStyle(cells=6, align_steps=True)
+STYLE = rotdata.StripStyle(cells=6, align_steps=True, align_numbers=True)
 RECORDS = [{"question": f"{n}+1?", "cot": f"<<{n}+1={n + 1}>>", "answer": str(n + 1)} for n in range(9)]
 
 
 def test_a_call_and_its_command_make_the_same_bytes(run_rotdata: Callable[..., Result], tmp_path: Path) -> None:
-    rendering = ("--cells", 6, "--align-steps", "--limit", 9)
+    rendering = ("--cells", 6, "--align-steps", "--align-numbers", "--limit", 9)
     assert run_rotdata("render", "toy", *rendering, "--out", tmp_path / "strips").code == 0
     assert run_rotdata("embed", tmp_path / "strips", "--out", tmp_path / "shards").code == 0
     rotdata.render_corpus("toy", out=str(tmp_path / "own-strips"), style=STYLE, limit=9)

@@ -14,13 +14,14 @@ from rotdata.rendering.cells import EMPTY, SEVERAL, characters_of, fold, shown, 
 from rotdata.rendering.strips import StripStyle, render, renderer
 
 MARK = "\u0301"
-PIECES = ["a", "7", "W", " ", "<<", ">>", "\r\n", "\r", "\n", "\t", "\u200b", "\x07", MARK, "é"]
+PIECES = ["a", "7", "W", "+", "=", " ", "<<", ">>", "\r\n", "\r", "\n", "\t", "\u200b", "\x07", MARK, "é"]
 TEXTS = st.lists(st.sampled_from(PIECES)).map("".join)
 STYLES = st.builds(
     StripStyle,
     cells=st.sampled_from([4, 8]),
     lines=st.sampled_from([1, 2]),
     align_steps=st.booleans(),
+    align_numbers=st.booleans(),
     line_break=st.sampled_from([" ", "", "|", " // "]),
 )
 

@@ -572,6 +572,22 @@ def test_calculator_marks_are_steps_and_a_space_opens_no_latent_for_nothing() ->
     assert render("a<<1+1=2>>", ALIGNED).spans.tolist() == [0, 6, 10]  # within a word it is no step
 
 
+@pytest.mark.parametrize(
+    ("text", "latents"),
+    [
+        ("<<12+66=78>> <<78-9=69>>", ["<<12", "+66", "=78>> ", "<<78", "-9", "=69>>"]),
+        ("<<100*15%=15>> <<15/.5=30>>", ["<<100", "*15%", "=15>> ", "<<15", "/.5", "=30>>"]),
+        ("<<(3+4)*5=35>>", ["<<(3", "+4)", "*5", "=35>>"]),
+        ("He ate 12 + 6 = $18 in all", ["He ate", " 12 ", "+ 6 ", "= $18 ", "in all"]),
+        ("a well-known sum", ["a well", "-known", " sum"]),
+    ],
+)
+def test_numbers_of_calculations_begin_a_latent_with_their_sign(text: str, latents: list[str]) -> None:
+    style = dataclasses.replace(ALIGNED, align_numbers=True)
+    strip = render(text, style)
+    assert [text[start:stop] for start, stop in pairwise(strip.spans.tolist())] == latents
+
+
 def test_a_visible_line_break_keeps_its_cell_before_an_aligned_step() -> None:
     style = dataclasses.replace(ALIGNED, line_break="|")
     assert render("abcdef\nx", style).num_latents == 3
@@ -579,9 +595,10 @@ def test_a_visible_line_break_keeps_its_cell_before_an_aligned_step() -> None:
 
 
 @pytest.mark.parametrize("style", [{}, {"cells": 4, "padding_px": 0, "layout": "square"}])
-def test_steps_are_aligned_in_a_line_of_cells_only(style: dict[str, Any]) -> None:
+@pytest.mark.parametrize("what", ["align_steps", "align_numbers"])
+def test_steps_and_numbers_are_aligned_in_a_line_of_cells_only(style: dict[str, Any], what: str) -> None:
     with pytest.raises(UsageError, match="give cells"):
-        StripStyle(align_steps=True, **style)
+        StripStyle(**{what: True}, **style)
 
 
 def test_a_text_is_cut_where_its_aligned_steps_fit() -> None:
@@ -707,6 +724,7 @@ OTHER_VALUES: dict[str, Any] = {
     "cells": 3,
     "lines": 2,
     "align_steps": True,
+    "align_numbers": True,
     "begin_mark": "<think>",
     "end_mark": "</think>",
     "layout": "square",
@@ -716,6 +734,7 @@ BESIDE: dict[str, dict[str, Any]] = {
     "cells": {"padding_px": 0},
     "lines": {"cells": 3, "padding_px": 0, "font_size_px": 10},
     "align_steps": {"cells": 3, "padding_px": 0},
+    "align_numbers": {"cells": 3, "padding_px": 0},
     "square_px": {"layout": "square"},
 }
 """Knobs that need another one turned to mean anything."""
@@ -727,7 +746,7 @@ def test_every_knob_changes_pixels_and_fingerprint(knob: str) -> None:
     plain = dataclasses.replace(SANS, **BESIDE.get(knob, {}))
     other = dataclasses.replace(plain, **{knob: OTHER_VALUES[knob]})
     only_maths = chr(min(find_font("DejaVu Math TeX Gyre").coverage - find_font("DejaVu Sans").coverage))
-    text = f"two\nlines AV {only_maths}{WIDE[0]}"
+    text = f"two\nlines AV {only_maths}{WIDE[0]} 1+2"
     mine, theirs = render(text, plain).pixels, render(text, other).pixels
     assert mine.shape != theirs.shape or (mine != theirs).any()
     fingerprints = [renderer(style).fingerprint for style in (plain, other)]
