@@ -5,7 +5,7 @@ VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup demo reproduce words test check fmt bench golden tiny clean
+.PHONY: help setup demo reproduce sister words test check fmt bench golden tiny clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -20,8 +20,16 @@ reproduce: $(STAMP)  ## Make the tables of the paper in miniature, in reproduced
 	$(BIN)/rottrain ablate reproduce/tiny.yaml --out reproduced --jobs 2 $(if $(FULL),--set 'other_seeds=[0, 1, 2]') \
 	    $(if $(ROT_TOKENIZER),--set 'tokenizer=$(ROT_TOKENIZER)') $(ARGS)
 
-words: $(STAMP)  ## The same on real words, in reproduced-words/; ROT_DATA names a folder with MultiArith's multiarith.json
-	$(BIN)/python -m reproduce.words $(or $(ROT_DATA),.)/multiarith.json --out reproduced-words/corpus
+# ROT_DATA names a folder with multiarith.json, svamp.json and gsm8k_train.jsonl.
+WORDS := reproduced-words/corpus
+
+$(WORDS): | $(STAMP)
+	$(BIN)/python -m reproduce.words $(or $(ROT_DATA),.) --out $(WORDS)
+
+sister: $(WORDS)  ## Train the sister of tiny that knows words, in build/sister; run again, it resumes
+	$(BIN)/python -m reproduce.sister $(WORDS) --out build/sister
+
+words: sister  ## Compare latents with words on questions that people wrote, in reproduced-words/
 	$(BIN)/rottrain ablate reproduce/words.yaml --out reproduced-words --jobs 2 $(ARGS)
 
 test: $(STAMP)  ## Run the tests; ARGS="-k strips" chooses among them

@@ -1,16 +1,17 @@
-"""Real words for the miniature: MultiArith's own questions, asked with many numbers.
+"""Questions that people wrote, asked with many numbers: what `make sister` and `make words` learn from and are asked.
 
-    python -m reproduce.words multiarith.json --out FOLDER [--rows N]
+    python -m reproduce.words DATA --out FOLDER
 
-MultiArith has 600 questions of two steps, some asked several times with other numbers or names. A wording is a question
-without its numbers and capitalised words. A fifth of the wordings, chosen by their hash, is held out. Files:
+DATA holds multiarith.json, svamp.json and gsm8k_train.jsonl. Of each corpus FOLDER gets a folder of its name with
 
-    train.jsonl        questions of the other wordings, drawn again and again with numbers of the same size
-    test.jsonl         the held-out questions as they stand
-    test-drawn.jsonl   of the held-out wordings, with other numbers
-    test-known.jsonl   of the wordings of train.jsonl, with numbers that it does not ask them with
+    train.jsonl        known wordings, each row drawn `TIMES` times with other numbers (`rotdata renumber`)
+    validation.jsonl   known wordings with numbers that train.jsonl does not ask them with: to choose by
+    known.jsonl        the same, other ones: the test
+    drawn.jsonl        wordings held out, with other numbers
+    own.jsonl          the questions of the held-out wordings as they stand
 
-A chain of thought is the equation in its two steps, written as GSM8k-Aug does.
+A wording is a question without its numbers and names; which are held out is decided by their hash. A chain of thought
+is the equations of its steps alone, `<<12+6=18>> <<18-10=8>>`, of GSM8K those with two to four steps.
 """
 
 from __future__ import annotations
@@ -18,143 +19,115 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-import operator
 import random
-import re
-from collections.abc import Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
-from typing import Any
+
+from tqdm import tqdm
 
 from rotdata.console import say
+from rotdata.corpora import Row, Source, read, resolve
+from rotdata.corpora.chains import wording_of
+from rotdata.corpora.readers import Unusable
+from rotdata.corpora.wordings import Wording, is_held_out
+from rotdata.errors import RotError
 
-_INNER_FIRST = re.compile(r"X=\(\(([\d.]+)([-+*/])([\d.]+)\)([-+*/])([\d.]+)\)")
-_INNER_LAST = re.compile(r"X=\(([\d.]+)([-+*/])\(([\d.]+)([-+*/])([\d.]+)\)\)")
-_LARGEST, _LARGEST_FACTOR, _LARGEST_RESULT = 60, 9, 120
-_APPLY = {"+": operator.add, "-": operator.sub, "*": operator.mul, "/": operator.truediv}
+LARGEST = 200
+"""No number that is drawn, and no result, is larger."""
+_APART = 40
+"""One known question in so many is not learnt from: half of these are for validation, half the test."""
 
 
-@dataclass(frozen=True, slots=True)
-class Wording:
-    """A question whose numbers can be exchanged."""
+@dataclass(frozen=True, kw_only=True)
+class Corpus:
+    """A corpus of questions, and how it is asked."""
 
-    parts: tuple[str, ...]
-    """What stands around its three numbers."""
-    order: tuple[int, ...]
-    """Which number of the equation stands first in the question, which second, which third."""
-    inner: str
-    """The operator that is applied first."""
-    outer: str
-    inner_first: bool
-    """Whether the equation is (a . b) . c, or else a . (b . c)."""
+    name: str
+    file: str
+    hold_out: float
+    """Share of the wordings."""
+    times: int
+    steps: tuple[int, int] = (1, 4)
+    """Fewest and most steps of a chain."""
 
-    @classmethod
-    def of(cls, record: dict[str, Any]) -> tuple[Wording, list[int]]:
-        """A record's wording, and the numbers of its equation."""
-        equation = record["lEquations"][0]
-        if found := _INNER_FIRST.fullmatch(equation):
-            first, inner, second, outer, third = found.groups()
-        elif found := _INNER_LAST.fullmatch(equation):
-            first, outer, second, inner, third = found.groups()
+
+CORPORA = (
+    Corpus(name="multiarith", file="multiarith.json", hold_out=0.2, times=100),
+    Corpus(name="svamp", file="svamp.json", hold_out=0.1, times=80),
+    Corpus(name="gsm8k", file="gsm8k_train.jsonl", hold_out=0.1, times=80, steps=(2, 4)),
+)
+
+
+def splits(corpus: Corpus, file: Path, *, tests: int, seed: int = 0) -> dict[str, list[dict[str, str]]]:
+    """The rows of each file; the tests hold at most so many. Raises SourceError for a file that can't be read."""
+    known: dict[str, dict[str, str]] = {}
+    apart: dict[str, dict[str, str]] = {}
+    own: list[dict[str, str]] = []
+    for wording in _wordings(corpus, file):
+        rows = [_record(row) for row in wording.renumbered(corpus.times, seed)]
+        if is_held_out(wording.key, corpus.hold_out):
+            own.append(_record(wording.written(wording.values, wording.row.id)))
+            apart.update({row["question"]: row for row in rows})
         else:
-            raise ValueError(f"no equation of two steps: {equation}")
-        numbers = [int(float(number)) for number in (first, second, third)]
-        question, places = record["sQuestion"], record["lAlignments"]
-        order = sorted(range(3), key=lambda number: places[number])
-        ends = [0]
-        parts = []
-        for number in order:
-            parts.append(question[ends[-1] : places[number]])
-            ends.append(places[number] + len(str(numbers[number])))
-        parts.append(question[ends[-1] :])
-        parts[0], parts[-1] = parts[0].lstrip(), parts[-1].rstrip()
-        wording = cls(tuple(parts), tuple(order), inner, outer, inner_first=equation.startswith("X=(("))
-        return wording, numbers
-
-    @property
-    def key(self) -> str:
-        """What questions that differ in numbers and names share."""
-        return re.sub(r"\b[A-Z]\w*", "_", "#".join(self.parts))
-
-    def ask(self, numbers: Sequence[int]) -> dict[str, str] | None:
-        """Question, chain of thought and answer; None where a result is not a whole number of the usual size."""
-        a, b, c = numbers
-        first = _step(a, self.inner, b) if self.inner_first else _step(b, self.inner, c)
-        second = first and (_step(first[1], self.outer, c) if self.inner_first else _step(a, self.outer, first[1]))
-        if not first or not second:
-            return None
-        question = self.parts[0] + "".join(
-            f"{numbers[number]}{part}" for number, part in zip(self.order, self.parts[1:], strict=True)
-        )
-        return {"question": question, "cot": f"<<{first[0]}>> <<{second[0]}>>", "answer": str(second[1])}
-
-    def draw(self, rng: random.Random) -> dict[str, str]:
-        """The question with other numbers."""
-        factor = 2 if self.inner_first else 0
-        while True:
-            numbers = [rng.randint(2, _LARGEST) for _ in range(3)]
-            if self.outer in "*/":
-                numbers[factor] = rng.randint(2, _LARGEST_FACTOR)
-            if row := self.ask(numbers):
-                return row
-
-
-def _step(left: int, sign: str, right: int) -> tuple[str, int] | None:
-    """An operation as it is written, and its result; None where that is not a whole number of the usual size."""
-    result = _APPLY[sign](left, right)
-    if not 1 <= result <= _LARGEST_RESULT or result != int(result):
-        return None
-    return f"{left}{sign}{right}={int(result)}", int(result)
-
-
-def splits(records: Sequence[dict[str, Any]], rows: int, drawn: int, seed: int) -> dict[str, list[dict[str, str]]]:
-    """The rows of each file. Raises ValueError for a record whose equation is not its answer."""
-    known, held_out, asked = [], [], []
-    for record in records:
-        wording, numbers = Wording.of(record)
-        row = wording.ask(numbers)
-        if row is None or float(row["answer"]) != record["lSolutions"][0]:
-            raise ValueError(f"question {record['iIndex']} does not come to its answer: {row}")
-        if hashlib.sha256(wording.key.encode()).digest()[0] % 5:
-            known.append(wording)
-        else:
-            held_out.append(wording)
-            asked.append(row)
+            known.update({row["question"]: row for row in rows})
+    train = [row for row in known.values() if _place(row)]
+    spare = [row for row in known.values() if not _place(row)]
     rng = random.Random(seed)  # noqa: S311 -- a corpus, not a secret
-    train = [rng.choice(known).draw(rng) for _ in range(rows)]
-    seen = {row["question"] for row in train}
-    unseen = (row for row in iter(lambda: rng.choice(known).draw(rng), None) if row["question"] not in seen)
+    for rows in (train, spare):
+        rng.shuffle(rows)
+    drawn = list(apart.values())
     return {
         "train": train,
-        "test": asked,
-        "test-drawn": [rng.choice(held_out).draw(rng) for _ in range(drawn)],
-        "test-known": list(islice(unseen, drawn)),
+        "validation": spare[0::2][:tests],
+        "known": spare[1::2][:tests],
+        "drawn": rng.sample(drawn, min(tests, len(drawn))),
+        "own": own,
     }
 
 
+def _wordings(corpus: Corpus, file: Path) -> Iterator[Wording]:
+    """The wordings of those rows that can be asked with other numbers."""
+    source = resolve(Source(location=str(file), corpus="auto", calc="keep"))
+    for row in tqdm(read(source), unit="row", desc=corpus.name, disable=None):
+        if not isinstance(row, Row):
+            continue
+        try:
+            wording = wording_of(row, "steps", largest=LARGEST)
+        except Unusable:
+            continue
+        fewest, most = corpus.steps
+        if fewest <= wording.written(wording.values, row.id).cot.count("<<") <= most:
+            yield wording
+
+
+def _record(row: Row) -> dict[str, str]:
+    return {"id": row.id, "question": row.question, "cot": row.cot, "answer": row.answer}
+
+
+def _place(row: dict[str, str]) -> int:
+    """A number below `_APART` that the question alone decides."""
+    return int.from_bytes(hashlib.sha256(row["question"].encode()).digest()[:8], "big") % _APART
+
+
 def main() -> None:
-    """Write the four files."""
+    """Write the files of each corpus."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("file", type=Path)
+    parser.add_argument("data", type=Path, help="folder with multiarith.json, svamp.json and gsm8k_train.jsonl")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--rows", type=int, default=16000)
-    parser.add_argument("--drawn", type=int, default=500, help="questions in each test file that is drawn")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--tests", type=int, default=500, help="questions of each test at most")
     wanted = parser.parse_args()
-    try:
-        records = json.loads(wanted.file.read_text(encoding="utf-8"))
-        made = splits(records, wanted.rows, wanted.drawn, wanted.seed)
-    except (OSError, ValueError, LookupError, TypeError) as error:
-        parser.error(
-            f"{wanted.file} is not MultiArith's file of questions ({error!r}): it takes the form with sQuestion, "
-            "lEquations, lAlignments and lSolutions"
-        )
-    wanted.out.mkdir(parents=True, exist_ok=True)
-    for name, rows in made.items():
-        file = wanted.out / f"{name}.jsonl"
-        file.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        say(f"{len(rows)} questions in {file}")
+    for corpus in CORPORA:
+        try:
+            made = splits(corpus, wanted.data / corpus.file, tests=wanted.tests)
+        except RotError as error:
+            parser.error(str(error))
+        folder = wanted.out / corpus.name
+        folder.mkdir(parents=True, exist_ok=True)
+        for name, rows in made.items():
+            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+            (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+            say(f"{len(rows)} questions in {folder / name}.jsonl")
 
 
 if __name__ == "__main__":

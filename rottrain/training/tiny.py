@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import islice, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import torch
 import typer
@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 -- torch's own name for it
 
 from rotdata.console import say
+from rotdata.corpora import Row
 from rotdata.corpora.toy import ToyProblem, toy_problems
 from rotdata.encoders.patches import PatchGeometry, pack
 from rotdata.rendering.strips import StripStyle, font_size_for_cells, renderer
@@ -42,6 +43,8 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
 
+Problem = ToyProblem | Row
+"""What is asked, how it is reasoned about in words, and what comes out."""
 SPECIAL_TOKENS = (
     "<|endoftext|>",
     "<|im_start|>",
@@ -157,7 +160,14 @@ def tiny_config() -> Qwen3VLConfig:
 
 @cache
 def _tokenizer_object() -> Tokenizer:
-    """Byte-level BPE whose merges are those of the toy corpus's own words: special tokens, bytes, merges, in order."""
+    """The tokenizer of the toy corpus's own words."""
+    problems = islice(toy_problems("train"), _WORD_PROBLEMS)
+    texts = [f"{each.question}\n{READ_PROMPT}\n{each.cot}\n{ANSWER_MARK}{each.answer}" for each in problems]
+    return _spelling(texts, _VOCABULARY)
+
+
+def _spelling(texts: list[str], vocabulary: int) -> Tokenizer:
+    """Byte-level BPE whose merges are those of some texts' words: special tokens, bytes, merges, in order."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -165,23 +175,30 @@ def _tokenizer_object() -> Tokenizer:
     made.pre_tokenizer = pre_tokenizers.Sequence([pre_tokenizers.Split(Regex(_WORDS), "isolated"), byte_level])
     made.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=_VOCABULARY,
+        vocab_size=vocabulary,
         initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
         special_tokens=list(SPECIAL_TOKENS),
         show_progress=False,
     )
-    problems = islice(toy_problems("train"), _WORD_PROBLEMS)
-    texts = (f"{each.question}\n{READ_PROMPT}\n{each.cot}\n{ANSWER_MARK}{each.answer}" for each in problems)
     made.train_from_iterator(texts, trainer)
     return made
 
 
 def tiny_tokenizer() -> PreTrainedTokenizerFast:
     """Spells any text; words of the toy corpus are single tokens, digits stand alone, as in Qwen3."""
+    return _fast(copy.deepcopy(_tokenizer_object()))
+
+
+def tokenizer_of(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
+    """The same of other texts: their frequent words are single tokens."""
+    return _fast(_spelling(texts, vocabulary))
+
+
+def _fast(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
     from transformers import PreTrainedTokenizerFast
 
     return PreTrainedTokenizerFast(
-        tokenizer_object=copy.deepcopy(_tokenizer_object()),
+        tokenizer_object=tokenizer,
         eos_token="<|im_end|>",
         pad_token="<|endoftext|>",
         additional_special_tokens=list(SPECIAL_TOKENS[1:]),
@@ -212,11 +229,11 @@ class TaskBuilder:
         self._tokenizer = tokenizer
         self._image = _token_id("<|image_pad|>")
 
-    def words(self, problem: ToyProblem) -> Sequence:
+    def words(self, problem: Problem) -> Sequence:
         """Question -> CoT -> answer."""
         return self._join(self._prompt(problem.question), f"{problem.cot}\n{ANSWER_MARK}{problem.answer}")
 
-    def at_once(self, problem: ToyProblem) -> Sequence:
+    def at_once(self, problem: Problem) -> Sequence:
         """Question -> answer; the answer mark is given, as evaluation gives it."""
         return self._join(f"{self._prompt(problem.question)}{ANSWER_MARK}", problem.answer)
 
@@ -224,10 +241,10 @@ class TaskBuilder:
         """Strip -> its text."""
         return self._join(self._prompt(f"{self._strip(num_latents)}{READ_PROMPT}"), text)
 
-    def from_strip(self, problem: ToyProblem, num_latents: int) -> Sequence:
-        """Question, strip of the CoT where Render-of-Thought puts its latents -> answer."""
+    def from_strip(self, problem: Problem, num_latents: int, rest: str = "") -> Sequence:
+        """Question, strip where Render-of-Thought puts its latents, the CoT that it leaves out -> answer."""
         prompt = f"{self._prompt(problem.question)}{self._strip(num_latents)}"
-        return self._join(prompt, f"{ANSWER_MARK}{problem.answer}")
+        return self._join(prompt, f"{rest}\n{ANSWER_MARK}{problem.answer}".lstrip("\n"))
 
     def _prompt(self, content: str) -> str:
         return f"<|im_start|>{content}<|im_end|>"
@@ -248,7 +265,7 @@ def task_loss(model: Qwen3VLForConditionalGeneration, sequences: list[Sequence],
     sequence gives its latents one-dimensional positions, as rollouts do, the others those of a picture, as the
     architecture has it: tiny can read both.
     """
-    width = max(len(sequence.ids) for sequence in sequences)
+    width = _rounded(max(len(sequence.ids) for sequence in sequences), 16)
     ids_BT = torch.zeros(len(sequences), width, dtype=torch.long)
     labels_BT = torch.full((len(sequences), width), IGNORED)
     for row, sequence in enumerate(sequences):
@@ -262,9 +279,16 @@ def task_loss(model: Qwen3VLForConditionalGeneration, sequences: list[Sequence],
     hidden = model.model.language_model(
         inputs_embeds=inputs_BTD, position_ids=positions, use_cache=False
     ).last_hidden_state
-    learnt = labels_BT[:, 1:] != IGNORED
-    logits = model.lm_head(hidden[:, :-1][learnt])
-    return F.cross_entropy(logits.float(), labels_BT[:, 1:][learnt])
+    labels = labels_BT[:, 1:].flatten()
+    learnt = (labels != IGNORED).nonzero()[:, 0]
+    blank = (0, _rounded(len(learnt), 128) - len(learnt))
+    logits = model.lm_head(hidden[:, :-1].flatten(0, 1)[F.pad(learnt, blank)])
+    return F.cross_entropy(logits.float(), F.pad(labels[learnt], blank, value=IGNORED))
+
+
+def _rounded(count: int, to: int) -> int:
+    """The next multiple: oneDNN keeps what it has made for every size that it has ever seen, so sizes must be few."""
+    return -(-count // to) * to
 
 
 def _positions(ids_BT: Tensor, image_id: int) -> Tensor:
@@ -309,8 +333,10 @@ def train(recipe: TinyRecipe, out: Path, start: Path | None = None) -> None:
     model.train()
     probe = GlyphProbe(config.text_config.hidden_size)
     say(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters")
-    optimizer = torch.optim.AdamW(_decay_groups(model, probe, recipe), lr=recipe.lr, betas=(0.9, 0.98))
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _lr_factor(step, recipe))
+    optimizer = torch.optim.AdamW(decay_groups(model, probe, recipe), lr=recipe.lr, betas=(0.9, 0.98))
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer, lambda step: lr_factor(step, steps=recipe.steps, warmup_steps=recipe.warmup_steps)
+    )
     lesson = Lesson(tokenizer, geometry_of(config), recipe)
     out.mkdir(parents=True, exist_ok=True)
     started = time.monotonic()
@@ -325,9 +351,9 @@ def train(recipe: TinyRecipe, out: Path, start: Path | None = None) -> None:
             optimizer.zero_grad(set_to_none=True)
             schedule.step()
             if step % 20 == 0 or step + 1 == recipe.steps:
-                _log(log, step, time.monotonic() - started, losses)
+                log_losses(log, step, time.monotonic() - started, losses)
             if (step + 1) % 500 == 0 or step + 1 == recipe.steps:
-                _save(model, tokenizer, recipe, out)
+                save(model, tokenizer, asdict(recipe), out)
 
 
 class Lesson:
@@ -381,7 +407,8 @@ class Lesson:
         return cot[start : start + length], self._rng.choice(READ_STYLES)
 
 
-def _log(log: TextIO, step: int, seconds: float, losses: dict[str, Tensor]) -> None:
+def log_losses(log: TextIO, step: int, seconds: float, losses: dict[str, Tensor]) -> None:
+    """Write a step's losses to a file and to the terminal."""
     entry = {"step": step, "seconds": round(seconds, 1)}
     entry |= {name: round(loss.item(), 4) for name, loss in losses.items()}
     log.write(json.dumps(entry) + "\n")
@@ -389,7 +416,7 @@ def _log(log: TextIO, step: int, seconds: float, losses: dict[str, Tensor]) -> N
     say(json.dumps(entry))
 
 
-def _decay_groups(model: nn.Module, probe: nn.Module, recipe: TinyRecipe) -> Iterator[dict[str, object]]:
+def decay_groups(model: nn.Module, probe: nn.Module, recipe: TinyRecipe) -> Iterator[dict[str, object]]:
     """The model's matrices decay; norms, biases, embeddings and the probe do not."""
     matrices = [p for name, p in model.named_parameters() if p.ndim >= 2 and "embed" not in name]
     chosen = {id(p) for p in matrices}
@@ -398,21 +425,21 @@ def _decay_groups(model: nn.Module, probe: nn.Module, recipe: TinyRecipe) -> Ite
     yield {"params": rest, "weight_decay": 0.0}
 
 
-def _lr_factor(step: int, recipe: TinyRecipe) -> float:
+def lr_factor(step: int, *, steps: int, warmup_steps: int) -> float:
     """Linear warm-up, then a cosine down to one fiftieth."""
-    if step < recipe.warmup_steps:
-        return (step + 1) / recipe.warmup_steps
-    progress = (step - recipe.warmup_steps) / max(1, recipe.steps - recipe.warmup_steps)
+    if step < warmup_steps:
+        return (step + 1) / warmup_steps
+    progress = (step - warmup_steps) / max(1, steps - warmup_steps)
     return 0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress))
 
 
-def _save(
-    model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, recipe: TinyRecipe, out: Path
+def save(
+    model: Qwen3VLForConditionalGeneration, tokenizer: PreTrainedTokenizerFast, recipe: dict[str, Any], out: Path
 ) -> None:
     """Write weights in bf16, configuration, tokenizer and recipe."""
     copy.deepcopy(model).to(torch.bfloat16).save_pretrained(out)
     tokenizer.save_pretrained(out)
-    (out / "recipe.json").write_text(json.dumps(asdict(recipe), indent=2) + "\n")
+    (out / "recipe.json").write_text(json.dumps(recipe, indent=2) + "\n")
 
 
 def _token_id(token: str) -> int:

@@ -218,8 +218,7 @@ def test_the_probe_names_a_span_s_characters_and_the_lack_of_more() -> None:
 
 
 def test_the_learning_rate_warms_up_and_falls_to_a_fiftieth() -> None:
-    recipe = TinyRecipe(steps=100, warmup_steps=10)
-    factors = [tiny._lr_factor(step, recipe) for step in range(101)]
+    factors = [tiny.lr_factor(step, steps=100, warmup_steps=10) for step in range(101)]
     assert factors[:10] == pytest.approx([n / 10 for n in range(1, 11)])
     assert all(later <= earlier for earlier, later in pairwise(factors[10:]))
     assert factors[100] == pytest.approx(0.02)
@@ -227,7 +226,7 @@ def test_the_learning_rate_warms_up_and_falls_to_a_fiftieth() -> None:
 
 def test_every_parameter_is_in_one_group_and_only_matrices_decay(model: object) -> None:
     probe = GlyphProbe(192)
-    decaying, rest = tiny._decay_groups(model, probe, TinyRecipe())
+    decaying, rest = tiny.decay_groups(model, probe, TinyRecipe())
     everything = [*model.parameters(), *probe.parameters()]
     grouped = [*decaying["params"], *rest["params"]]
     assert sorted(map(id, grouped)) == sorted(map(id, everything))
