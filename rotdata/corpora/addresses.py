@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rotdata.errors import SourceError
+from rotdata.extras import installing
 
 _ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+://")
 
@@ -43,7 +44,8 @@ def fetched(address: str, wanted: Callable[[str], bool]) -> Path:
             target.parent.mkdir(parents=True, exist_ok=True)
             filesystem.get_file(file, str(target))
     except ImportError as error:
-        raise SourceError(f"{address} needs a package that is not installed: {error}") from error
+        remedy = f"; {installing('http')}" if address.startswith(("http://", "https://")) else ""
+        raise SourceError(f"{address} needs a package that is not installed: {error}{remedy}") from error
     except Exception as error:  # every protocol has a client, and errors, of its own
         raise SourceError(f"{address} can't be read: {str(error) or type(error).__name__}") from error
     if not files:
