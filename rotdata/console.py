@@ -150,8 +150,8 @@ def say(message: str) -> None:
     typer.echo(neutral(message), err=True)
 
 
-def run_app(app: typer.Typer) -> None:
-    """Run a command line; errors of ours become one line on stderr and their exit code, never a traceback."""
+def run_app(app: Callable[[], object], package: str = "rotdata") -> None:
+    """Run a package's command line; errors of ours become one line on stderr and their exit code, no traceback."""
     try:
         # Until a command that can save its work listens itself, being told to stop is an interruption like Ctrl-C.
         signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -169,7 +169,7 @@ def run_app(app: typer.Typer) -> None:
         _say_error(f"{error.strerror or error}{f': {error.filename}' if error.filename else ''}")
         sys.exit(1)
     except ModuleNotFoundError as error:
-        if (missing := extras.missing(error, str(app.info.name))) is None:
+        if (missing := extras.missing(error, package)) is None:
             raise
         _say_error(missing)
         sys.exit(missing.exit_code)

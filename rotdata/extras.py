@@ -15,6 +15,7 @@ EXTRAS: Mapping[str, tuple[str, ...]] = {
     "ocr": ("rapidocr", "onnxruntime"),
     "ray": ("ray",),
     "http": ("aiohttp",),
+    "lm-eval": ("lm_eval",),
 }
 """Extra -> the modules that it brings and the package without extras lacks; `train` and `serve` bring `embed`'s too."""
 

@@ -29,4 +29,4 @@ app = new_app(
 
 def main() -> None:
     """Entry point of the console script."""
-    run_app(app)
+    run_app(app, "rottrain")
