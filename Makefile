@@ -4,8 +4,9 @@
 VENV  := .venv
 BIN   := $(VENV)/bin
 STAMP := $(VENV)/.installed
+DOCS  := $(VENV)/.installed-docs
 
-.PHONY: help setup demo reproduce sister words test check fmt bench golden tiny clean
+.PHONY: help setup demo reproduce sister words test check fmt docs tutorial bench golden tiny clean
 
 help:  ## List the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "  make %-9s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -45,6 +46,12 @@ fmt: $(STAMP)  ## Format the code and mend what the linter can mend
 	$(BIN)/ruff check --fix-only
 	$(BIN)/ruff format
 
+docs: $(DOCS)  ## Build the site of the documents into build/site, warnings being errors
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+tutorial: $(STAMP)  ## Run docs/tutorial.ipynb and store what its cells give
+	$(BIN)/python -m tools.notebook
+
 bench: $(STAMP)  ## Measure every figure against its baseline; ARGS="render generate" chooses among them
 	$(BIN)/python -m bench $(ARGS)
 
@@ -58,6 +65,11 @@ tiny: $(STAMP)  ## Train the embedded model anew, from random weights
 clean:  ## Remove what the other targets made, all but .venv
 	rm -rf demo reproduced reproduced-words dist build .hypothesis .import_linter_cache .mypy_cache .pytest_cache .ruff_cache
 	find . -path ./$(VENV) -prune -o -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# Only the site needs these.
+$(DOCS): $(STAMP)
+	$(BIN)/python -m pip install --quiet -c constraints.txt -e '.[docs]'
+	@touch $@
 
 # torch goes first: asked for by its pinned version alone, pip takes the build that suits the machine.
 $(STAMP): pyproject.toml constraints.txt

@@ -114,6 +114,6 @@ def embed(
 def open_shards(name: str | Path) -> shards.Shards:
     """A finished folder of embeddings, or a dataset of the Hub, read where it is.
 
-    A dataset is OWNER/NAME[@REVISION][/CONFIG[/SPLIT]]. Raises UsageError, ShardError, HubError.
+    A dataset is `OWNER/NAME[@REVISION][/CONFIG[/SPLIT]]`. Raises UsageError, ShardError, HubError.
     """
     return shards.Shards(shards.EmbeddingShards(hub.locate(str(name))))

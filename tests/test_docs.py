@@ -51,3 +51,11 @@ def test_lines_are_of_a_hundred_characters_at_most(page: Path) -> None:
 )
 def test_what_counts_as_a_line_too_long(line: str, long: bool) -> None:
     assert list(too_long(line)) == [1] * long
+
+
+def test_every_page_is_in_the_site_s_navigation() -> None:
+    nav = (REPOSITORY / "mkdocs.yml").read_text(encoding="utf-8")
+    pages = {page.name for page in (REPOSITORY / "docs").iterdir() if page.suffix in {".md", ".ipynb"}}
+    listed = re.findall(r"^ +- [^:\n]+: ([\w./-]+\.(?:md|ipynb))$", nav, re.MULTILINE)
+    assert len(listed) == len(set(listed))
+    assert pages <= set(listed)

@@ -1,0 +1,1 @@
+"""What makes things beside the packages: the site's pages that come from code."""
