@@ -161,8 +161,8 @@ def test_a_row_far_too_long_is_rejected_without_being_drawn(
     tmp_path: Path, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     file = write_jsonl(tmp_path / "long.jsonl", [PLAIN | {"cot": "m" * 1_000_000}])
+    monkeypatch.setattr(pipeline.Renderer, "fingerprint", pipeline.renderer(STYLE).fingerprint)  # which draws glyphs
     monkeypatch.setattr(pipeline.Renderer, "render", lambda *_: pytest.fail("it was drawn"))
-    monkeypatch.setattr(pipeline.Renderer, "fingerprint", {"style": {"height_px": 32}, "sha256": ""})
     summary = pipeline.render(Source(location=str(file), corpus="generic"), STYLE, out)
     assert (summary.rows_out, summary.rows_rejected) == (0, 1)
 
@@ -1074,7 +1074,7 @@ def test_overwriting_gets_over_a_damaged_manifest(out: Path) -> None:
 def test_a_folder_of_other_files_is_refused_and_left_alone(out: Path, overwrite: bool) -> None:
     out.mkdir()
     (out / "thesis.tex").write_text("years of work")
-    with pytest.raises(OutputOccupied, match=r"holds files but no manifest\.json: choose an empty or new folder"):
+    with pytest.raises(OutputOccupied, match=r"holds files but no _manifest\.json: choose an empty or new folder"):
         render_toy(out, mode=resumable.Mode(overwrite=overwrite))
     assert contents(out) == {"thesis.tex": b"years of work"}
 

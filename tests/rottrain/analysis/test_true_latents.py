@@ -98,7 +98,7 @@ def test_another_tower_makes_no_true_latents(rot: RoT) -> None:
 
 
 def test_a_folder_without_shards_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ShardError, match="no manifest"):
+    with pytest.raises(ShardError, match="no _manifest"):
         open_shards(str(tmp_path))
 
 
