@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import json
+import os
 from collections.abc import Iterable, Mapping
 from enum import Enum
 from functools import cache
@@ -80,7 +81,7 @@ _REFUSED: Mapping[str, str] = {
         ),
         _EVALUATION,
     ),
-    **dict.fromkeys(("fsdp", "fsdp_config", "deepspeed"), "weights that are cut among processes can't be saved here"),
+    **dict.fromkeys(("fsdp", "fsdp_config", "deepspeed"), "it is for `accelerate launch` to say (docs/trainer.md)"),
     **dict.fromkeys(("do_train", "do_eval", "do_predict"), _UNUSED),
 }  # fmt: skip
 """Fields that are not taken, and why."""
@@ -119,11 +120,20 @@ def from_texts(texts: Iterable[str]) -> dict[str, Any]:
 
 def arguments(recipe: TrainConfig, **ours: Any) -> TrainingArguments:
     """The Trainer's arguments: ours, and what a settled recipe says. Raises UsageError for values that can't be."""
+    _check_launcher()
     given = {name: value for name, value in recipe.trainer.items() if name not in _HEEDED_HERE}
     try:
         return TrainingArguments(**ours | given)
     except (ValueError, TypeError, ImportError, OSError) as error:
         raise UsageError(f"the Trainer refuses {_listed(given)}: {error}") from error
+
+
+def _check_launcher() -> None:
+    """Raise UsageError for what `accelerate launch` is asked to do to whole steps."""
+    if (asked := os.environ.get("ACCELERATE_MIXED_PRECISION", "no")) not in ("", "no"):
+        raise UsageError(f"accelerate launch is asked for --mixed_precision {asked}: {_TYPES}")
+    if (asked := os.environ.get("ACCELERATE_DYNAMO_BACKEND", "no").lower()) not in ("", "no"):
+        raise UsageError(f"accelerate launch is asked for --dynamo_backend {asked}: use --torch-compile")
 
 
 def _listed(given: Mapping[str, Any]) -> str:

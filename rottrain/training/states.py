@@ -33,7 +33,7 @@ class Seal:
     processes: int
     """How many trained: each keeps its own random numbers, and takes its own rows."""
     files: dict[str, str]
-    """SHA-256 of every other file of the state, by name."""
+    """SHA-256 of every other file of the state, by its path in it."""
 
 
 def complete_states(out: Path) -> list[Path]:
@@ -44,11 +44,15 @@ def complete_states(out: Path) -> list[Path]:
 
 def seal(folder: Path, *, run: str, processes: int) -> None:
     """Declare a state complete, once every file of it is on the disk."""
-    files = sorted(path for path in folder.iterdir() if path.name != COMPLETE and not is_leftover(path))
+    files = sorted(
+        path for path in folder.rglob("*") if path.is_file() and path.name != COMPLETE and not is_leftover(path)
+    )
     for file in files:
         with file.open("rb") as stream:
             os.fsync(stream.fileno())
-    sealed = Seal(run=run, processes=processes, files={file.name: file_sha256(file) for file in files})
+    sealed = Seal(
+        run=run, processes=processes, files={file.relative_to(folder).as_posix(): file_sha256(file) for file in files}
+    )
     write_atomically(folder / COMPLETE, (json.dumps(asdict(sealed), indent=2) + "\n").encode())
 
 

@@ -20,6 +20,7 @@ from types import FrameType
 from typing import Any
 
 import torch
+from accelerate.utils import DistributedType
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.utils.data import Dataset, Sampler
@@ -46,6 +47,7 @@ from rottrain.training.history import Losses, write_history
 from rottrain.training.objective import Learner
 from rottrain.training.own_loss import Loss, checked
 from rottrain.training.sft import TextLearner
+from rottrain.training.sharding import check_sharded, gather, put, whole
 from rottrain.training.trackers import Table, takers
 from rottrain.training.validation import kept, warnings_of
 
@@ -114,6 +116,7 @@ def train(
     if validating is not None:
         trainer.add_callback(validating)
     trainer.remove_callback(PrinterCallback)  # it prints on stdout
+    check_sharded(sharded=trainer.is_fsdp_enabled and trainer.accelerator.distributed_type == DistributedType.FSDP)
     state_folder = _resume_from(out, run, resume)
     if state_folder is None and is_main():
         trainer.best.drop()
@@ -125,6 +128,7 @@ def train(
                 f"stopped at step {state.global_step} of {state.max_steps}; the same command resumes {out}"
             )
         validation = validating.take_best() if validating is not None else None
+        gather(learner, keep=is_main())
         if is_main():
             found = [entry for entry in state.log_history if f"{_VALIDATION}accuracy" in entry]
             write_history(out, trainer.losses, found, every=learner.recipe.log_steps)
@@ -231,6 +235,11 @@ class StageTrainer(Trainer):
         except (KeyError, TypeError, ValueError) as error:
             raise UsageError(f"the scheduler {self.args.lr_scheduler_type} can't be made: {error}") from error
 
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:  # noqa: FBT001, FBT002
+        """Save what learns, whole, however it is cut among processes."""
+        with whole(self.accelerator.unwrap_model(self.model)):
+            self._save(output_dir)
+
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:  # noqa: ARG002
         folder = Path(output_dir or str(self.args.output_dir))
         folder.mkdir(parents=True, exist_ok=True)
@@ -248,9 +257,15 @@ class StageTrainer(Trainer):
                 f"{resume_from_checkpoint} holds other weights than this run trains: use --resume never"
             )
         _put(saved, learner)
-        self.losses.load(Path(resume_from_checkpoint))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        """What else a state has to go on from, whatever it is that loads its weights."""
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is None:
+            return
+        self.losses.load(Path(checkpoint))
         if is_main():
-            self.best.take_from(Path(resume_from_checkpoint))
+            self.best.take_from(Path(checkpoint))
 
 
 class _Best:
@@ -380,21 +395,25 @@ class _Validating(TrainerCallback):
             self._look(state, control)
 
     def _look(self, state: TrainerState, control: TrainerControl) -> None:
-        figures = self._validate()
+        with whole(self._learner):
+            figures = self._validate()
         due = control.should_log
         self._trainer.log({f"{_VALIDATION}{name}": value for name, value in figures.items()})
         control.should_log = due  # logging takes it for done
-        if is_main():
-            if told := takers(self._trainer.callback_handler.callbacks):
+        if takers(self._trainer.callback_handler.callbacks):
+            with whole(self._learner):
                 table = self._tell()
-                for tell in told:
-                    tell(table, state.global_step)
+            for tell in takers(self._trainer.callback_handler.callbacks) if is_main() else ():
+                tell(table, state.global_step)
+        found = self._found(state)
+        if kept(found, self._rows) is found[-1]:
+            with whole(self._learner):
+                if is_main():
+                    self._trainer.best.keep(_detached(self._learner))
+        if is_main():
             say(f"step {state.global_step}: " + ", ".join(f"{name} {value:.3g}" for name, value in figures.items()))
             for warning in warnings_of(figures):
                 say(f"warning: {warning}")
-            found = self._found(state)
-            if kept(found, self._rows) is found[-1]:
-                self._trainer.best.keep(_detached(self._learner))
 
     def take_best(self) -> dict[str, float]:
         """Put the best weights back; their figures."""
@@ -545,11 +564,10 @@ def _detached(learner: Learner | TextLearner) -> dict[str, Tensor]:
     return {name: value.detach().cpu().clone().contiguous() for name, value in learner.trained().items()}
 
 
-@torch.no_grad()
 def _put(saved: dict[str, Tensor], learner: Learner | TextLearner) -> None:
     trained = learner.trained()
     for name, value in saved.items():
-        trained[name].copy_(value)
+        put(value, trained[name])
 
 
 def _link(file: Path, to: Path) -> None:

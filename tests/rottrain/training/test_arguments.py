@@ -126,3 +126,18 @@ def test_what_the_trainer_logs_and_keeps_decides_nothing() -> None:
     assert what_decides(SftConfig(mode="cot", trainer=aside)) == what_decides(SftConfig(mode="cot"))
     decided = what_decides(SftConfig(mode="cot", trainer=aside | {"optim": "sgd", "adam_beta1": 0.8}))
     assert decided["trainer"] == {"optim": "sgd", "adam_beta1": 0.8}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("ACCELERATE_MIXED_PRECISION", "bf16", "--mixed_precision bf16: it would cast whole steps"),
+        ("ACCELERATE_DYNAMO_BACKEND", "INDUCTOR", "--dynamo_backend inductor: use --torch-compile"),
+    ],
+)
+def test_a_launcher_that_would_change_whole_steps_is_refused(
+    name: str, value: str, message: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=message):
+        arguments.arguments(Stage1Config(), output_dir=str(tmp_path), use_cpu=True)

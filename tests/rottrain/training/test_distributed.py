@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -17,15 +18,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from rottrain.model.checkpoints import HEAD
+from rottrain.model.checkpoints import HEAD, LANGUAGE
 from rottrain.training.states import complete_states
 from tests.helpers import REPOSITORY, Result, contents, write_jsonl
-from tests.rottrain import held
+from tests.rottrain import held, sharded
 from tests.rottrain.samples import SUMS
 
 pytestmark = pytest.mark.slow
 TWO = (sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2")
 
+
+ACCELERATE = (
+    sys.executable, "-m", "accelerate.commands.accelerate_cli", "launch", "--num_processes", "2",
+    "--main_process_port", "0",
+)  # fmt: skip
 
 STEPS = 4
 
@@ -38,10 +44,10 @@ def stage1(embedded: Path, tiny_folder: Path) -> tuple[object, ...]:
     return ("stage1", "--shards", embedded, "--model", tiny_folder, *recipe, *steps, "--json")
 
 
-def launch(*arguments: object, program: str = "rottrain") -> Any:
+def launch(*arguments: object, program: str = "rottrain", launcher: tuple[str, ...] = TWO) -> Any:
     """Two processes of a program."""
     return subprocess.Popen(
-        [*TWO, "-m", program, *map(str, arguments)],
+        [*launcher, "-m", program, *map(str, arguments)],
         cwd=REPOSITORY,
         env=os.environ | {"OMP_NUM_THREADS": "1"},
         stdout=subprocess.PIPE,
@@ -50,9 +56,9 @@ def launch(*arguments: object, program: str = "rottrain") -> Any:
     )
 
 
-def run(*arguments: object) -> Result:
+def run(*arguments: object, **launched: Any) -> Result:
     """What two processes of rottrain leave behind."""
-    process = launch(*arguments)
+    process = launch(*arguments, **launched)
     out, err = process.communicate(timeout=200)
     assert process.returncode == 0, err
     return Result(0, out, err)
@@ -82,6 +88,50 @@ def test_two_processes_do_what_one_does_with_twice_the_batch(
     left, right = load_file(tmp_path / "one" / HEAD), load_file(out / HEAD)
     apart = torch.cat([(left[name] - right[name]).abs().flatten() for name in left]) > 1e-5
     assert apart.float().mean() < 1e-3  # where a gradient is nearly nothing, Adam makes much of its rounding
+
+
+def test_accelerate_launches_what_torchrun_does(
+    two: tuple[Path, Result], stage1: tuple[object, ...], tmp_path: Path
+) -> None:
+    run(*stage1, "--batch-size", 2, "--out", tmp_path / "out", launcher=(*ACCELERATE, "--multi_gpu"))
+    assert contents(tmp_path / "out") == contents(two[0])
+
+
+def test_fsdp_that_accelerate_does_not_give_is_refused(stage1: tuple[object, ...], tmp_path: Path) -> None:
+    process = launch(
+        *stage1, "--batch-size", 2, "--out", tmp_path / "out",
+        launcher=(*ACCELERATE, "--use_fsdp", "--fsdp_version", "2"),
+    )  # fmt: skip
+    _, err = process.communicate(timeout=200)
+    assert process.returncode != 0
+    assert "error: accelerate has FSDP for GPUs alone" in err
+
+
+def test_weights_cut_by_fsdp_learn_what_whole_ones_do_and_resume(
+    stage1: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = (*stage1, "--batch-size", 2, "--trainable", "full", "--validation-rows", 2, "--validation-steps", 2)
+    whole = run(*options, "--out", tmp_path / "whole")
+    cut = run(*options, "--out", tmp_path / "cut", program=sharded.__name__)
+    told = [[line for line in losses(each) if " of " in line] for each in (whole, cut)]
+    numbers = [[float(number) for line in lines for number in re.findall(r"\d+\.\d+", line)] for lines in told]
+    assert numbers[1] == pytest.approx(numbers[0], rel=2e-3)  # gradients are summed in another order
+    assert len(told[1]) == STEPS
+    left, right = (load_file(tmp_path / name / LANGUAGE) for name in ("whole", "cut"))
+    assert {name: value.shape for name, value in left.items()} == {name: value.shape for name, value in right.items()}
+    again = (*options, "--save-steps", 1, "--out", tmp_path / "again")
+    monkeypatch.setenv(sharded.HELD, "1")
+    with launch(*again, program=sharded.__name__) as process:
+        while len(complete_states(tmp_path / "again")) < held.STEP - 1:
+            assert process.poll() is None, process.stderr.read()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=100)
+    [*_, state] = complete_states(tmp_path / "again")
+    assert state.name == f"checkpoint-{held.STEP}"
+    monkeypatch.delenv(sharded.HELD)
+    run(*again, program=sharded.__name__)
+    assert contents(tmp_path / "again") == contents(tmp_path / "cut")
 
 
 def test_two_processes_stop_together_and_resume_to_the_same_weights(

@@ -1019,7 +1019,7 @@ def test_mlflow_gets_figures_and_tables(first: Run, tmp_path: Path, monkeypatch:
     monkeypatch.setenv("MLFLOW_ALLOW_FILE_STORE", "true")
     mlflow.set_tracking_uri((tmp_path / "tracked").as_uri())
     first(tmp_path / "out", report_to="mlflow", validation_rows=2, validation_steps=2, max_steps=2)
-    [metric] = (tmp_path / "tracked").rglob("metrics/train/validation_accuracy")
+    [metric] = (tmp_path / "tracked").rglob("metrics/validation_accuracy")
     assert metric.read_text().split()[2] == "2"
     [table] = (tmp_path / "tracked").rglob(f"artifacts/{TRACE}/2.json")
     content = json.loads(table.read_text())
