@@ -112,7 +112,7 @@ def train(
         data_collator=lesson.collate,
         callbacks=[clock, keeper, _Epochs(lesson.order), _Progress(), *callbacks],
     )
-    validating = _Validating(trainer, lesson) if lesson.held_out else None
+    validating = _Validating(trainer, lesson, keeper) if lesson.held_out else None
     if validating is not None:
         trainer.add_callback(validating)
     trainer.remove_callback(PrinterCallback)  # it prints on stdout
@@ -382,8 +382,9 @@ class _RunKeeper(TrainerCallback):
 class _Validating(TrainerCallback):
     """Validates on schedule, logs what it found, warns of collapse, and keeps the best weights."""
 
-    def __init__(self, trainer: StageTrainer, lesson: Lesson) -> None:
+    def __init__(self, trainer: StageTrainer, lesson: Lesson, keeper: _RunKeeper) -> None:
         self._trainer = trainer
+        self._keeper = keeper
         self._validate = lesson.validate
         self._tell = lesson.tell
         self._rows = len(lesson.held_out)
@@ -391,7 +392,8 @@ class _Validating(TrainerCallback):
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:  # noqa: ARG002
         """Validate where it is due, always after the last step."""
         every = self._learner.recipe.validation_steps or max(1, state.max_steps // 10)
-        if state.global_step % every == 0 or state.global_step >= state.max_steps or control.should_training_stop:
+        ended = control.should_training_stop and not self._keeper.stopped_early  # a run that is resumed has not ended
+        if state.global_step % every == 0 or state.global_step >= state.max_steps or ended:
             self._look(state, control)
 
     def _look(self, state: TrainerState, control: TrainerControl) -> None:

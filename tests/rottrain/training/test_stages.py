@@ -634,6 +634,18 @@ def test_a_run_that_was_stopped_twice_equals_one_that_never_was(
     assert contents(tmp_path / "stopped") == contents(tmp_path / "straight")
 
 
+def test_a_stop_between_two_validations_leaves_no_trace(
+    first: Run, out: Path, tmp_path: Path, at_step: Callable[..., None]
+) -> None:
+    watched = {"validation_rows": 2, "validation_steps": 2, "max_steps": 4}
+    first(tmp_path / "whole", **watched)
+    at_step(3, terminate)
+    with pytest.raises(Interrupted):
+        first(out, **watched)
+    first(out, **watched)
+    assert contents(out) == contents(tmp_path / "whole")
+
+
 def test_a_run_that_crashed_goes_on_from_its_last_saved_state(
     first: Run, tmp_path: Path, at_step: Callable[..., None], steps: list[Any]
 ) -> None:
