@@ -23,6 +23,7 @@ _FROM_ROOT = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CH
 """Pages that stand at the repository's root, where hosts of code look for them, and their names on the site."""
 _LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*)?\)")
 _CODE = re.compile(r"(```.*?```|`[^`]*`)", re.DOTALL)
+_ROW = re.compile(r"^\|.*$", re.MULTILINE)
 _PICTURE = re.compile(r"!\[([^\]]*)\]\((?!https?:)([^)\s]+)\)")
 
 
@@ -56,7 +57,12 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     def pictured(found: re.Match[str]) -> str:
         return f"![{found[1]}]({_normal(folder / found[2]).removeprefix('docs/')})"
 
-    return _PICTURE.sub(pictured, _LINK.sub(linked, markdown))
+    return _PICTURE.sub(pictured, _LINK.sub(linked, _ROW.sub(_as_python_markdown, markdown)))
+
+
+def _as_python_markdown(row: re.Match[str]) -> str:
+    """A table's row, in whose code GitHub wants bars escaped, and Python-Markdown shows the escapes."""
+    return _CODE.sub(lambda code: code[0].replace(r"\|", "|"), row[0])
 
 
 def _normal(path: PurePosixPath) -> str:
