@@ -24,6 +24,7 @@ _FROM_ROOT = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "CH
 _LINK = re.compile(r"(?<!!)\[((?:[^\[\]]|\[[^\]]*\])*)\]\((?!https?:|#)([^)#\s]+)(#[^)\s]*)?\)")
 _CODE = re.compile(r"(```.*?```|`[^`]*`)", re.DOTALL)
 _ROW = re.compile(r"^\|.*$", re.MULTILINE)
+_FETCHED = re.compile(r'<script type="module">(?:(?!</script>).)*?mermaid.*?</script>', re.DOTALL)
 _PICTURE = re.compile(r"!\[([^\]]*)\]\((?!https?:)([^)\s]+)\)")
 
 
@@ -58,6 +59,11 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"![{found[1]}]({_normal(folder / found[2]).removeprefix('docs/')})"
 
     return _PICTURE.sub(pictured, _LINK.sub(linked, _ROW.sub(_as_python_markdown, markdown)))
+
+
+def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:  # noqa: ARG001
+    """A notebook's page without the script that would fetch mermaid, of which it has no diagram."""
+    return _FETCHED.sub("", output) if page.file.src_uri.endswith(".ipynb") else output
 
 
 def _as_python_markdown(row: re.Match[str]) -> str:
