@@ -28,6 +28,7 @@ USUAL: dict[str, list[object]] = {
     "push": ["shards", "owner/name", "--dry-run"],
     "pull": ["owner/name", "--out", "OUT"],
     "merge": ["shards"],
+    "export-webdataset": ["shards", "--out", "OUT"],
     "preview": ["shards", "--html", "OUT"],
     "stats": ["shards"],
     "fonts": [],
