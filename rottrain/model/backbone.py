@@ -277,9 +277,9 @@ class Backbone:
         recompute(self.model.model.language_model.layers)
 
     def compile_layers(self, **settings: Any) -> None:
-        """Let torch compile each layer; the rest are calls that it would break up anyway. Settings are torch's."""
+        """Let torch compile each layer, for all lengths at once; what lies between would be broken up anyway."""
         for layer in self.model.model.language_model.layers:
-            layer.compile(**settings)
+            layer.compile(dynamic=True, **settings)
 
     def use_liger(self, settings: dict[str, bool] | None) -> None:
         """Put Liger kernels in the place of the model's own parts. Raises UsageError where they are not installed."""
