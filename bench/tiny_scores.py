@@ -47,14 +47,18 @@ def score_strips(backbone: Backbone, problems: list[ToyProblem], latents: list[T
     """Score the two tasks that begin with strips."""
     read, answered = [], []
     for problem, each in zip(problems, latents, strict=True):
-        opened = f"{backbone.prompt.prefix}<|vision_start|>"
-        closed = f"<|vision_end|>{READ_PROMPT}{backbone.prompt.suffix}"
-        read.append(complete(backbone, opened, each, closed) == problem.cot)
+        read.append(transcribe(backbone, each) == problem.cot)
         opened = f"{backbone.prompt.prefix}{problem.question}{backbone.prompt.suffix}<|vision_start|>"
         reply = complete(backbone, opened, each, "<|vision_end|>")
         answered.append(scoring.extract(reply) == problem.answer)
     report(f"reads a strip, every character, {style}", read, problems)
     report(f"answers from the true strip, {style}", answered, problems)
+
+
+def transcribe(backbone: Backbone, latents_KD: Tensor) -> str:
+    """What the model reads in a strip."""
+    opened = f"{backbone.prompt.prefix}<|vision_start|>"
+    return complete(backbone, opened, latents_KD, f"<|vision_end|>{READ_PROMPT}{backbone.prompt.suffix}")
 
 
 @torch.inference_mode()

@@ -18,7 +18,6 @@ Shapes: B sequences, T positions, K latents of a strip, D embedding width.
 from __future__ import annotations
 
 import argparse
-import json
 import random
 import shutil
 import time
@@ -31,15 +30,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
+from reproduce.words import CORPORA, LARGEST
 from rotdata.console import say
-from rotdata.corpora import Row
+from rotdata.corpora import Row, Source, read
 from rotdata.encoders import load_encoder
 from rotdata.encoders.models import find_model
 from rotdata.encoders.patches import latent_pictures
 from rotdata.output import being_written
 from rotdata.rendering.strips import StripStyle, renderer
 from rottrain.training import tiny
-from rottrain.training.tiny import ANSWER_MARK, IGNORED, READ_PROMPT, Sequence, task_loss
+from rottrain.training.tiny import IGNORED, Sequence, task_loss
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast, Qwen3VLConfig, Qwen3VLForConditionalGeneration
@@ -55,7 +55,6 @@ STYLES = (tiny.STYLES[0], *_CELLS)
 """Styles of chains: tiny's default, and cells of three to six characters, with steps and numbers aligned or not."""
 _WORD_ROWS = 20_000  # of each corpus, for the tokenizer
 _STATE, _STATE_STEPS = "state.pt", 200
-CORPORA_LEARNT = ("multiarith", "svamp", "gsm8k")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +91,7 @@ def drill(rng: random.Random) -> Row:
             sign = rng.choice("++--*/")
             other = rng.randint(2, 12) if sign in "*/" else rng.randint(2, 99)
             result = {"+": value + other, "-": value - other, "*": value * other, "/": value / other}[sign]
-            if 0 <= result <= 200 and result == int(result):
+            if 0 <= result <= LARGEST and result == int(result):
                 break
         else:
             break
@@ -119,14 +118,7 @@ class Problems:
 
 def load_problems(file: Path) -> list[Row]:
     """The rows of a file of `reproduce.words`."""
-    rows = map(json.loads, file.read_text(encoding="utf-8").splitlines())
-    return [Row(row["id"], row["question"], row["cot"], row["answer"]) for row in rows]
-
-
-def tokenizer_of(problems: Texts[Row]) -> PreTrainedTokenizerFast:
-    """Spells any text; words of these problems are single tokens, digits stand alone."""
-    texts = [f"{each.question}\n{READ_PROMPT}\n{each.cot}\n{ANSWER_MARK}{each.answer}" for each in problems]
-    return tiny.tokenizer_of(texts, VOCABULARY)
+    return [row for row in read(Source(location=str(file), corpus="generic")) if isinstance(row, Row)]
 
 
 def config_of(vocabulary: int) -> Qwen3VLConfig:
@@ -194,7 +186,7 @@ class Lesson:
         grown = step / self.recipe.snippet_steps
         texts = [each.cot for each in self._problems.draw(rng, self.recipe.read)]
         if grown < 1:
-            texts = [_snippet(text, rng, int(4 + tiny.MAX_SNIPPET * grown)) for text in texts]
+            texts = [tiny.snippet(text, rng, grown) for text in texts]
         strips = self._strips(texts, rng, STYLES)
         tasks = [self._build.read(text, len(latents)) for text, (latents, _) in zip(texts, strips, strict=True)]
         return task_loss(model, tasks, torch.cat([latents for latents, _ in strips]))
@@ -225,16 +217,10 @@ def _by_length(model: Any, tasks: list[Sequence]) -> Tensor:
     return torch.stack(losses).sum() / sum(counts)
 
 
-def _snippet(text: str, rng: random.Random, longest: int) -> str:
-    length = rng.randint(1, min(len(text), longest))
-    start = rng.randint(0, len(text) - length)
-    return text[start : start + length]
-
-
 def train(recipe: Recipe, corpora: list[list[Row]], out: Path, *, until: int | None = None) -> None:
     """Train the sister and write it to `out`; every 200 steps a state, from which the next call goes on."""
     torch.manual_seed(recipe.seed)
-    tokenizer = tokenizer_of([row for rows in corpora for row in rows[:_WORD_ROWS]])
+    tokenizer = tiny.tokenizer_of((row for rows in corpora for row in rows[:_WORD_ROWS]), VOCABULARY)
     model = _new_model(len(tokenizer))
     say(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(tokenizer)} tokens")
     optimizers = _optimizers(model, recipe)
@@ -322,7 +308,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=Recipe.steps)
     parser.add_argument("--until", type=int, help="stop after so many steps; the next call goes on")
     wanted = parser.parse_args()
-    corpora = [load_problems(wanted.corpus / name / "train.jsonl") for name in CORPORA_LEARNT]
+    corpora = [load_problems(wanted.corpus / each.name / "train.jsonl") for each in CORPORA]
     train(Recipe(steps=wanted.steps), corpora, wanted.out, until=wanted.until)
 
 

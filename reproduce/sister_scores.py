@@ -11,15 +11,15 @@ from pathlib import Path
 
 import torch
 
-from bench.tiny_scores import complete
+from bench.tiny_scores import transcribe
 from reproduce import sister
+from reproduce.words import CORPORA
 from rotdata.console import print_json
 from rotdata.corpora import Row
 from rotdata.encoders.models import find_model
 from rottrain.generation import generate
 from rottrain.metrics import intervals, scoring
 from rottrain.model.backbone import Backbone
-from rottrain.training.tiny import READ_PROMPT
 
 TESTS = ("known", "drawn", "own")
 
@@ -35,7 +35,7 @@ def main() -> None:
     wanted = parser.parse_args()
     backbone = Backbone.load(find_model(wanted.sister), dtype=torch.float32, device="cpu")
     tests = ("validation",) if wanted.validation else TESTS
-    for name in sister.CORPORA_LEARNT:
+    for name in (corpus.name for corpus in CORPORA):
         for test in tests:
             rows = sister.load_problems(wanted.corpus / name / f"{test}.jsonl")[: wanted.limit]
             questions = [row.question for row in rows]
@@ -58,15 +58,7 @@ def read_strips(backbone: Backbone, rows: list[Row]) -> None:
     for style in (each for each in sister.STYLES if each.align_steps and not each.align_numbers):
         for alone in (True, False):
             strips = eyes.strips(texts, [style] * len(texts), [alone] * len(texts))
-            read = [
-                complete(
-                    backbone,
-                    f"{backbone.prompt.prefix}<|vision_start|>",
-                    latents_KD,
-                    f"<|vision_end|>{READ_PROMPT}{backbone.prompt.suffix}",
-                )
-                for latents_KD, _ in strips
-            ]
+            read = [transcribe(backbone, latents_KD) for latents_KD, _ in strips]
             context = "alone" if alone else "in its strip"
             report(
                 f"reads a strip of {style.cells} cells, each latent {context}",

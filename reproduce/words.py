@@ -29,9 +29,12 @@ from tqdm import tqdm
 from rotdata.console import say
 from rotdata.corpora import Row, Source, read, resolve
 from rotdata.corpora.chains import wording_of
+from rotdata.corpora.files import Record
 from rotdata.corpora.readers import Unusable
+from rotdata.corpora.records import record_of
 from rotdata.corpora.wordings import Wording, is_held_out
 from rotdata.errors import RotError
+from rotdata.output import write_atomically
 
 LARGEST = 200
 """No number that is drawn, and no result, is larger."""
@@ -59,15 +62,15 @@ CORPORA = (
 )
 
 
-def splits(corpus: Corpus, file: Path, *, tests: int, seed: int = 0) -> dict[str, list[dict[str, str]]]:
+def splits(corpus: Corpus, file: Path, *, tests: int, seed: int = 0) -> dict[str, list[Record]]:
     """The rows of each file; the tests hold at most so many. Raises SourceError for a file that can't be read."""
-    known: dict[str, dict[str, str]] = {}
-    apart: dict[str, dict[str, str]] = {}
-    own: list[dict[str, str]] = []
+    known: dict[str, Record] = {}
+    apart: dict[str, Record] = {}
+    own: list[Record] = []
     for wording in _wordings(corpus, file):
-        rows = [_record(row) for row in wording.renumbered(corpus.times, seed)]
+        rows = [record_of(row, "generic") for row in wording.renumbered(corpus.times, seed)]
         if is_held_out(wording.key, corpus.hold_out):
-            own.append(_record(wording.written(wording.values, wording.row.id)))
+            own.append(record_of(wording.written(wording.values, wording.row.id), "generic"))
             apart.update({row["question"]: row for row in rows})
         else:
             known.update({row["question"]: row for row in rows})
@@ -101,11 +104,7 @@ def _wordings(corpus: Corpus, file: Path) -> Iterator[Wording]:
             yield wording
 
 
-def _record(row: Row) -> dict[str, str]:
-    return {"id": row.id, "question": row.question, "cot": row.cot, "answer": row.answer}
-
-
-def _place(row: dict[str, str]) -> int:
+def _place(row: Record) -> int:
     """A number below `_APART` that the question alone decides."""
     return int.from_bytes(hashlib.sha256(row["question"].encode()).digest()[:8], "big") % _APART
 
@@ -126,7 +125,7 @@ def main() -> None:
         folder.mkdir(parents=True, exist_ok=True)
         for name, rows in made.items():
             text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            (folder / f"{name}.jsonl").write_text(text, encoding="utf-8")
+            write_atomically(folder / f"{name}.jsonl", text.encode())
             say(f"{len(rows)} questions in {folder / name}.jsonl")
 
 

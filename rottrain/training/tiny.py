@@ -21,7 +21,7 @@ import json
 import math
 import random
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import cache
 from itertools import islice, pairwise
@@ -161,13 +161,11 @@ def tiny_config() -> Qwen3VLConfig:
 @cache
 def _tokenizer_object() -> Tokenizer:
     """The tokenizer of the toy corpus's own words."""
-    problems = islice(toy_problems("train"), _WORD_PROBLEMS)
-    texts = [f"{each.question}\n{READ_PROMPT}\n{each.cot}\n{ANSWER_MARK}{each.answer}" for each in problems]
-    return _spelling(texts, _VOCABULARY)
+    return _spelling(islice(toy_problems("train"), _WORD_PROBLEMS), _VOCABULARY)
 
 
-def _spelling(texts: list[str], vocabulary: int) -> Tokenizer:
-    """Byte-level BPE whose merges are those of some texts' words: special tokens, bytes, merges, in order."""
+def _spelling(problems: Iterable[Problem], vocabulary: int) -> Tokenizer:
+    """Byte-level BPE whose merges are those of some problems' words: special tokens, bytes, merges, in order."""
     from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
     byte_level = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -180,6 +178,7 @@ def _spelling(texts: list[str], vocabulary: int) -> Tokenizer:
         special_tokens=list(SPECIAL_TOKENS),
         show_progress=False,
     )
+    texts = (f"{each.question}\n{READ_PROMPT}\n{each.cot}\n{ANSWER_MARK}{each.answer}" for each in problems)
     made.train_from_iterator(texts, trainer)
     return made
 
@@ -189,9 +188,9 @@ def tiny_tokenizer() -> PreTrainedTokenizerFast:
     return _fast(copy.deepcopy(_tokenizer_object()))
 
 
-def tokenizer_of(texts: list[str], vocabulary: int) -> PreTrainedTokenizerFast:
-    """The same of other texts: their frequent words are single tokens."""
-    return _fast(_spelling(texts, vocabulary))
+def tokenizer_of(problems: Iterable[Problem], vocabulary: int) -> PreTrainedTokenizerFast:
+    """The same of other problems: their frequent words are single tokens."""
+    return _fast(_spelling(problems, vocabulary))
 
 
 def _fast(tokenizer: Tokenizer) -> PreTrainedTokenizerFast:
@@ -401,10 +400,14 @@ class Lesson:
         grown = step / self._recipe.snippet_steps
         if grown >= 1 and row % 2 == 0:
             return cot, self._rng.choice(STYLES)
-        longest = min(len(cot), int(4 + MAX_SNIPPET * grown))
-        length = self._rng.randint(1, longest)
-        start = self._rng.randint(0, len(cot) - length)
-        return cot[start : start + length], self._rng.choice(READ_STYLES)
+        return snippet(cot, self._rng, grown), self._rng.choice(READ_STYLES)
+
+
+def snippet(text: str, rng: random.Random, grown: float) -> str:
+    """Part of a text to read, longer with the share of the growing that is done."""
+    length = rng.randint(1, min(len(text), int(4 + MAX_SNIPPET * grown)))
+    start = rng.randint(0, len(text) - length)
+    return text[start : start + length]
 
 
 def log_losses(log: TextIO, step: int, seconds: float, losses: dict[str, Tensor]) -> None:

@@ -19,6 +19,7 @@ from rotdata.encoders import load_encoder
 from rotdata.encoders.models import find_model
 from rotdata.rendering.strips import StripStyle, renderer
 from rottrain.model.backbone import Backbone
+from rottrain.training import tiny
 
 pytestmark = pytest.mark.weights
 
@@ -64,7 +65,7 @@ def test_latents_are_those_of_the_tower_alone_or_in_their_strip() -> None:
 
 
 def test_what_is_continued_from_a_picture_is_the_rest_of_its_chain(monkeypatch: pytest.MonkeyPatch) -> None:
-    tokenizer = sister.tokenizer_of(ROWS * 9)
+    tokenizer = tiny.tokenizer_of(ROWS * 9, sister.VOCABULARY)
     lesson = Lesson(tokenizer, Problems([ROWS], (1.0, 0.0)), Recipe(continued=40))
     seen: list[Any] = []
     monkeypatch.setattr(sister, "task_loss", lambda _, tasks, latents_KD: seen.append((tasks, latents_KD)))
@@ -114,7 +115,7 @@ def test_a_training_goes_on_where_it_stopped_and_its_model_loads(tmp_path: Path)
 @pytest.mark.usefixtures("uncompiled")
 def test_every_weight_of_the_language_model_learns_and_the_tower_stays() -> None:
     torch.manual_seed(0)
-    tokenizer = sister.tokenizer_of(ROWS)
+    tokenizer = tiny.tokenizer_of(ROWS, sister.VOCABULARY)
     model = sister._new_model(len(tokenizer))
     lesson = Lesson(tokenizer, Problems([ROWS, ROWS, ROWS], SMALL.shares), SMALL)
     before = {name: value.clone() for name, value in model.named_parameters()}
