@@ -22,12 +22,14 @@ reproduce: $(STAMP)  ## Make the tables of the paper in miniature, in reproduced
 	    $(if $(ROT_TOKENIZER),--set 'tokenizer=$(ROT_TOKENIZER)') $(ARGS)
 
 # ROT_DATA names a folder with multiarith.json, svamp.json and gsm8k_train.jsonl.
+# A run that was cut short lacks the file that is written last, and is made again.
 WORDS := reproduced-words/corpus
+WRITTEN := $(WORDS)/gsm8k/own.jsonl
 
-$(WORDS): | $(STAMP)
+$(WRITTEN): | $(STAMP)
 	$(BIN)/python -m reproduce.words $(or $(ROT_DATA),.) --out $(WORDS)
 
-sister: $(WORDS)  ## Train the sister of tiny that knows words, in build/sister; run again, it resumes
+sister: $(WRITTEN)  ## Train the sister of tiny that knows words, in build/sister; run again, it resumes
 	$(BIN)/python -m reproduce.sister $(WORDS) --out build/sister
 
 words: sister  ## Compare latents with words on questions that people wrote, in reproduced-words/

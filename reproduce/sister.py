@@ -235,8 +235,8 @@ def train(recipe: Recipe, corpora: list[list[Row]], out: Path, *, until: int | N
             if step % 20 == 0 or step + 1 == last:
                 tiny.log_losses(log, step, time.monotonic() - started, losses)
             if (step + 1) % _STATE_STEPS == 0 or step + 1 == last:
-                _save_state(out / _STATE, model, optimizers, step + 1)
                 tiny.save(model, tokenizer, asdict(recipe), out)
+                _save_state(out / _STATE, model, optimizers, step + 1)  # last: it says that the model is there
 
 
 def _new_model(vocabulary: int) -> Qwen3VLForConditionalGeneration:

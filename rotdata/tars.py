@@ -117,7 +117,9 @@ def _taken_over(out: Path, source: dict[str, Any], names: list[str], *, overwrit
             (out / name).unlink()
         return {}
     if not same:
-        raise OutputOccupied(f"{out} holds tars of other shards, or of another size: choose another --out, --overwrite")
+        raise OutputOccupied(
+            f"{out} holds tars of other shards, or of another size: choose another --out, or --overwrite"
+        )
     return {
         tar.file: tar
         for tar in listed

@@ -23,6 +23,7 @@ from torch import Tensor
 from rotdata.encoders import load_pretrained, quiet_loading
 from rotdata.encoders.models import ModelFolder
 from rotdata.errors import UnknownModel, UsageError
+from rotdata.extras import installing
 from rottrain.config import Attention, LoraSettings
 from rottrain.model import caches
 from rottrain.model.architectures import EXPERTS, Architecture, architecture_of, lora_targets
@@ -411,7 +412,7 @@ def _in_four_bits(arithmetic: torch.dtype, device: str) -> dict[str, Any]:
     from transformers.utils import is_bitsandbytes_available
 
     if not is_bitsandbytes_available():
-        raise UsageError("a model in 4 bits needs bitsandbytes: pip install 'render-of-thought[quantization]'")
+        raise UsageError(f"a model in 4 bits needs bitsandbytes: {installing('quantization')}")
     settings = BitsAndBytesConfig(
         load_in_4bit=True,
         bnb_4bit_quant_type="nf4",

@@ -274,7 +274,7 @@ def _sft(shards: Shards, model: str, config: SftConfig, running: Running) -> _Wa
             collate=TextCollator(backbone.pad_id),
             held_out=examples,
             validate=lambda: validate_text(learner, examples, kind=_kind_of_answers(selections)),
-            tell=lambda: tell_text(learner, examples[:ROWS]),
+            tell=lambda: tell_text(learner, examples, ROWS),
         )
 
     return _Wanted(stage="sft", model=model, recipe=config, selections=selections, running=running, build=build)

@@ -63,7 +63,7 @@ def validate_text(learner: TextLearner, examples: Sequence[TextExample], *, kind
     accuracy: rows whose generated reply ends in the right answer, as evaluation reads it. loss: of the taught reply.
     reasoning_tokens: before the answer mark.
     """
-    backbone, mode = learner.backbone, learner.recipe.mode
+    backbone = learner.backbone
     was_training = learner.training
     learner.eval()
     collate, loss = TextCollator(backbone.pad_id), 0.0
@@ -72,10 +72,7 @@ def validate_text(learner: TextLearner, examples: Sequence[TextExample], *, kind
         batch = collate(some)
         tokens_BT, labels_BT = (batch[name].to(backbone.device) for name in ("tokens_BT", "labels_BT"))
         loss += learner(tokens_BT=tokens_BT, labels_BT=labels_BT)["loss"].item() * len(some)
-    reply = generate.in_words if mode == "cot" else generate.at_once
-    longest = max(len(example.taught_ids) for example in examples)
-    questions = [example.question for example in examples]
-    made = reply(backbone, questions, batch_size=_BATCH, max_tokens=_MOST_OF_A_REPLY * longest)
+    made = _replies(learner, examples, len(examples))
     learner.train(was_training)
     right = [
         scoring.equal(scoring.extract(each.reply), example.answer, kind)
@@ -123,19 +120,24 @@ def tell(learner: Learner, examples: Sequence[Example]) -> list[dict[str, str]]:
 
 
 @torch.no_grad()
-def tell_text(learner: TextLearner, examples: Sequence[TextExample]) -> list[dict[str, str]]:
-    """What a few rows come to in words: question, answer and reply."""
+def tell_text(learner: TextLearner, examples: Sequence[TextExample], rows: int) -> list[dict[str, str]]:
+    """What the first rows come to in words: question, answer and reply."""
     was_training = learner.training
     learner.eval()
-    reply = generate.in_words if learner.recipe.mode == "cot" else generate.at_once
-    longest = max(len(example.taught_ids) for example in examples)
-    questions = [example.question for example in examples]
-    made = reply(learner.backbone, questions, batch_size=_BATCH, max_tokens=_MOST_OF_A_REPLY * longest)
+    made = _replies(learner, examples, rows)
     learner.train(was_training)
     return [
         {"id": example.id, "question": example.question, "answer": example.answer, "reply": each.reply}
-        for each, example in zip(made, examples, strict=True)
+        for each, example in zip(made, examples, strict=False)
     ]
+
+
+def _replies(learner: TextLearner, examples: Sequence[TextExample], rows: int) -> list[generate.Generation]:
+    """What the model replies to the first rows, cut where the longest of all would be long over."""
+    reply = generate.in_words if learner.recipe.mode == "cot" else generate.at_once
+    most = _MOST_OF_A_REPLY * max(len(example.taught_ids) for example in examples)
+    questions = [example.question for example in examples[:rows]]
+    return reply(learner.backbone, questions, batch_size=_BATCH, max_tokens=most)
 
 
 def _read(learner: Learner, latents_BKD: Tensor) -> Tensor | None:
