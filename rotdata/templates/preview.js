@@ -75,7 +75,7 @@ function follow() {
   const asked = new URLSearchParams(location.hash.slice(1));
   q.value = asked.get("q") ?? ""; filter();
   order.value = asked.get("order") ?? ""; sort();
-  if (asked.has("zoom")) zoom.value = asked.get("zoom");
+  if ([...zoom.options].some(each => each.value === asked.get("zoom"))) zoom.value = asked.get("zoom");
   enlarge();
   const row = rows[asked.get("row")];
   if (!row) return;
@@ -85,5 +85,4 @@ function follow() {
   row.scrollIntoView();
 }
 addEventListener("hashchange", follow);
-enlarge();
-if (location.hash) follow();
+if (location.hash) follow(); else enlarge();
