@@ -30,6 +30,8 @@ _EXTRAS = {
     "ocr": (("rapidocr",), "reads strips back: rotdata render --check-ocr"),
     "report": (("matplotlib",), "draws plots: rotdata stats --plot"),
     "ray": (("ray",), "embeds on a cluster"),
+    "http": (("aiohttp",), "reads corpora at https addresses"),
+    "lm-eval": (("lm-eval",), "answers tasks of lm-evaluation-harness"),
 }
 _HUB_TIMEOUT_S = 5
 _LOW_DISK_GB = 20
@@ -116,9 +118,9 @@ def _east_asian_fonts() -> Finding:
 def _devices() -> Iterator[Finding]:
     try:
         import torch
-    except ModuleNotFoundError:  # noted among the extras
-        return
     except ImportError as error:
+        if error.name == "torch" and isinstance(error, ModuleNotFoundError):
+            return  # noted among the extras
         yield Finding(name="devices", status="problem", found=str(error), remedy="install torch anew")
         return
     from rotdata.encoders import default_kernel, default_precision

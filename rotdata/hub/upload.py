@@ -130,8 +130,8 @@ def make_model(repo: str, *, private: bool = False) -> None:
 
     with explained(f"pushing to {repo} failed"):
         api = HfApi()
-        api.create_repo(repo, private=private or None, exist_ok=True)
-        if private and not api.model_info(repo).private:
+        patiently(lambda: api.create_repo(repo, private=private or None, exist_ok=True))
+        if private and not patiently(lambda: api.model_info(repo)).private:
             raise UsageError(f"{repo} is public already: make it private in its settings, or push to another name")
 
 
