@@ -61,7 +61,7 @@ class Pictures:
                 "characters that the checkpoint's book lacks can't be drawn here, since fonts draw otherwise than "
                 "where its strips were made: use the fonts and the Pillow of then, or --feedback latent"
             )
-        if draw.style.align_steps or draw.style.align_numbers:  # a latent's characters stand from its beginning on
+        if draw.style.aligns:  # a latent's characters stand from its beginning on
             return renderer(replace(draw.style, align_steps=False, align_numbers=False))
         return draw
 

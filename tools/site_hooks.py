@@ -5,6 +5,7 @@ The public names and the commands say themselves what they are, so the reference
 
 from __future__ import annotations
 
+import posixpath
 import re
 from importlib import import_module
 from pathlib import Path, PurePosixPath
@@ -46,7 +47,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     folder = PurePosixPath() if root else PurePosixPath("docs") / PurePosixPath(name).parent
 
     def linked(found: re.Match[str]) -> str:
-        text, path, anchor = found[1], _normal(folder / found[2]), found[3] or ""
+        text, path, anchor = found[1], posixpath.normpath(folder / found[2]), found[3] or ""
         if path in _FROM_ROOT:
             return f"[{text}]({_FROM_ROOT[path]}{anchor})"
         if path.startswith("docs/"):
@@ -56,7 +57,7 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return f"{text} (`{path}` in the repository)"
 
     def pictured(found: re.Match[str]) -> str:
-        return f"![{found[1]}]({_normal(folder / found[2]).removeprefix('docs/')})"
+        return f"![{found[1]}]({posixpath.normpath(folder / found[2]).removeprefix('docs/')})"
 
     return _PICTURE.sub(pictured, _LINK.sub(linked, _ROW.sub(_as_python_markdown, markdown)))
 
@@ -69,17 +70,6 @@ def on_post_page(output: str, page: Page, config: MkDocsConfig) -> str:  # noqa:
 def _as_python_markdown(row: re.Match[str]) -> str:
     """A table's row, in whose code GitHub wants bars escaped, and Python-Markdown shows the escapes."""
     return _CODE.sub(lambda code: code[0].replace(r"\|", "|"), row[0])
-
-
-def _normal(path: PurePosixPath) -> str:
-    """A path without its `..`, from the repository's root."""
-    parts: list[str] = []
-    for part in path.parts:
-        if part != "..":
-            parts.append(part)
-        elif parts:
-            parts.pop()
-    return "/".join(parts)
 
 
 def _of_package(package: ModuleType) -> str:

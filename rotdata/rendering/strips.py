@@ -215,7 +215,7 @@ class Renderer:
             drawn = begin + drawn + end
             advances = np.concatenate([self._glyphs.spell(begin)[2], advances, self._glyphs.spell(end)[2]])
             owners = None if owners is None else owners + np.int32(len(begin))
-        if not (self.style.align_steps or self.style.align_numbers):
+        if not self.style.aligns:
             return _Placed(drawn, advances, self._line.place(drawn, advances), owners, [])
         begins = aligned(text, self.style)
         steps = self._borders(owners, len(text))[begins].tolist()

@@ -74,6 +74,11 @@ class StripStyle:
     """Side of the square; the paper's is 1024."""
 
     @property
+    def aligns(self) -> bool:
+        """Whether some characters begin a latent wherever they stand."""
+        return self.align_steps or self.align_numbers
+
+    @property
     def line_px(self) -> int:
         """Height of one line."""
         return self.height_px // self.lines
@@ -126,7 +131,7 @@ class StripStyle:
         return {"font": f"{_FONT} Mono", "padding_px": 0}[name]
 
     def _check_cells(self) -> None:
-        if (self.align_steps or self.align_numbers) and (self.cells is None or self.layout != "line"):
+        if self.aligns and (self.cells is None or self.layout != "line"):
             raise UsageError(
                 "steps and numbers are aligned with latents in a line of cells: give cells, 4 or 6 say, and no other "
                 "layout"
