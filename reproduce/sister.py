@@ -3,11 +3,14 @@
 tiny's eyes, frozen, and a language model of twice its depth, with a tokenizer that cuts what people wrote into words
 and numbers into digits. It learns from the known wordings of `reproduce.words` and from drills in arithmetic:
 
+    sums        equations of many chains of thought, one after another -> their results
     words       question -> chain of thought -> answer
     at once     question -> answer
     reading     strip -> its text
     continuing  question, the strip of a chain's beginning -> the rest of the chain, in words -> answer
 
+Sums stand alone in the first steps. In questions they are a few digits among many words, and a model that had learnt
+to read these, and to choose what is reckoned with what, still had two results of three wrong (docs/log.md).
 The last two are what a vision-language model brings to Render-of-Thought: what stands in a picture can be read, and
 reckoned with. Nothing is learnt of producing latents. Strips come in cells, and in tiny's default style; every second
 one has its latents encoded each alone.
@@ -18,7 +21,10 @@ Shapes: B sequences, T positions, K latents of a strip, D embedding width.
 from __future__ import annotations
 
 import argparse
+import hashlib
+import json
 import random
+import re
 import shutil
 import time
 from collections import deque
@@ -36,6 +42,7 @@ from rotdata.corpora import Row, Source, read
 from rotdata.encoders import load_encoder
 from rotdata.encoders.models import find_model
 from rotdata.encoders.patches import latent_pictures
+from rotdata.errors import RotError, UsageError
 from rotdata.output import being_written
 from rotdata.rendering.strips import StripStyle, renderer
 from rottrain.training import tiny
@@ -53,6 +60,8 @@ _CELLS = tuple(
 )
 STYLES = (tiny.STYLES[0], *_CELLS)
 """Styles of chains: tiny's default, and cells of three to six characters, with steps and numbers aligned or not."""
+_EQUATION = re.compile(r"( ?<<[^<=]+=)([^<=]+>>)")
+_CHAINS = 10  # in a row of sums
 _WORD_ROWS = 20_000  # of each corpus, for the tokenizer
 _STATE, _STATE_STEPS = "state.pt", 200
 
@@ -61,14 +70,18 @@ _STATE, _STATE_STEPS = "state.pt", 200
 class Recipe:
     """How the sister is trained."""
 
-    steps: int = 3000
+    steps: int = 2600
+    sums_first: int = 300
+    """Steps of sums alone."""
+    sums: int = 12
+    """Rows a step of sums: ten chains each,"""
     words: int = 40
-    """Rows a step that are reasoned in words,"""
+    """that are reasoned in words,"""
     at_once: int = 4
     """that are answered at once,"""
-    read: int = 8
+    read: int = 12
     """that are read,"""
-    continued: int = 20
+    continued: int = 16
     """and that are continued from a picture."""
     lr: float = 2e-3
     """Of both optimizers; Muon's steps are as large as AdamW's."""
@@ -78,7 +91,7 @@ class Recipe:
     snippet_steps: int = 300
     """Steps over which what is read grows from a few characters to whole chains of thought."""
     seed: int = 0
-    shares: tuple[float, ...] = (0.15, 0.15, 0.4, 0.3)
+    shares: tuple[float, ...] = (0.1, 0.2, 0.5, 0.2)
     """Of MultiArith, SVAMP, GSM8K and drills."""
 
 
@@ -163,6 +176,7 @@ class Lesson:
     """A step's problems, and the losses of what is learnt from them. The number of the step alone decides them."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast, problems: Problems, recipe: Recipe) -> None:
+        self._tokenizer = tokenizer
         self._build = tiny.TaskBuilder(tokenizer)
         self._problems = problems
         self.recipe = recipe
@@ -172,7 +186,13 @@ class Lesson:
         """One loss a task."""
         recipe = self.recipe
         rng = random.Random(f"{recipe.seed}-{step}")  # noqa: S311 -- a lesson, not a secret
-        build = self._build
+        sums = [self._sums(self._problems.draw(rng, _CHAINS)) for _ in range(recipe.sums)]
+        losses = {"sums": task_loss(model, sums, None)}
+        step -= recipe.sums_first
+        return losses if step < 0 else losses | self._other_losses(model, rng, step)
+
+    def _other_losses(self, model: Any, rng: random.Random, step: int) -> dict[str, Tensor]:
+        recipe, build = self.recipe, self._build
         spoken = [build.words(problem) for problem in self._problems.draw(rng, recipe.words)]
         short = [build.at_once(problem) for problem in self._problems.draw(rng, recipe.at_once)]
         return {
@@ -181,6 +201,17 @@ class Lesson:
             "read": self._reading(model, rng, step),
             "continue": self._continuing(model, rng),
         }
+
+    def _sums(self, problems: Texts[Row]) -> Sequence:
+        """Their equations; what is learnt is the results, and where each ends."""
+        ids: list[int] = []
+        labels: list[int] = []
+        for given, result in _EQUATION.findall(" ".join(each.cot for each in problems)):
+            for text, learnt in ((given, False), (result, True)):
+                found = self._tokenizer(text, add_special_tokens=False).input_ids
+                ids += found
+                labels += found if learnt else [IGNORED] * len(found)
+        return Sequence(ids, labels)
 
     def _reading(self, model: Any, rng: random.Random, step: int) -> Tensor:
         grown = step / self.recipe.snippet_steps
@@ -226,7 +257,8 @@ def train(recipe: Recipe, corpora: list[list[Row]], out: Path, *, until: int | N
     optimizers = _optimizers(model, recipe)
     lesson = Lesson(tokenizer, Problems(corpora, recipe.shares), recipe)
     out.mkdir(parents=True, exist_ok=True)
-    first = _go_on(out / _STATE, model, optimizers)
+    origin = _origin(recipe, corpora)
+    first = _go_on(out / _STATE, model, optimizers, origin)
     last = recipe.steps if until is None else min(until, recipe.steps)
     started = time.monotonic()
     with (out / "training.jsonl").open("a") as log:
@@ -236,7 +268,7 @@ def train(recipe: Recipe, corpora: list[list[Row]], out: Path, *, until: int | N
                 tiny.log_losses(log, step, time.monotonic() - started, losses)
             if (step + 1) % _STATE_STEPS == 0 or step + 1 == last:
                 tiny.save(model, tokenizer, asdict(recipe), out)
-                _save_state(out / _STATE, model, optimizers, step + 1)  # last: it says that the model is there
+                _save_state(out / _STATE, model, optimizers, step + 1, origin)  # last: the model is there
 
 
 def _new_model(vocabulary: int) -> Qwen3VLForConditionalGeneration:
@@ -270,17 +302,33 @@ def _learn(model: Any, optimizers: list[torch.optim.Optimizer], lesson: Lesson, 
     return losses
 
 
-def _save_state(file: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], steps: int) -> None:
-    state = {"model": model.state_dict(), "optimizers": [each.state_dict() for each in optimizers], "steps": steps}
+def _origin(recipe: Recipe, corpora: list[list[Row]]) -> str:
+    """SHA-256 of what a state is of: the recipe and the corpora."""
+    digest = hashlib.sha256(json.dumps(asdict(recipe)).encode())
+    for rows in corpora:
+        for row in rows:
+            digest.update(json.dumps([row.question, row.cot, row.answer]).encode())
+    return digest.hexdigest()
+
+
+def _save_state(file: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], steps: int, origin: str) -> None:
+    state = {
+        "model": model.state_dict(),
+        "optimizers": [each.state_dict() for each in optimizers],
+        "steps": steps,
+        "origin": origin,
+    }
     with being_written(file) as stream:
         torch.save(state, stream)
 
 
-def _go_on(file: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]) -> int:
-    """Put a state in place, if there is one: the steps that it has done."""
+def _go_on(file: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], origin: str) -> int:
+    """Put a state in place, if there is one: the steps that it has done. Raises UsageError if it is another's."""
     if not file.exists():
         return 0
     state = torch.load(file, weights_only=True)
+    if state["origin"] != origin:
+        raise UsageError(f"{file} is of another recipe or corpus: remove it to begin anew, or choose another --out")
     model.load_state_dict(state["model"])
     for optimizer, content in zip(optimizers, state["optimizers"], strict=True):
         optimizer.load_state_dict(content)
@@ -309,7 +357,10 @@ def main() -> None:
     parser.add_argument("--until", type=int, help="stop after so many steps; the next call goes on")
     wanted = parser.parse_args()
     corpora = [load_problems(wanted.corpus / each.name / "train.jsonl") for each in CORPORA]
-    train(Recipe(steps=wanted.steps), corpora, wanted.out, until=wanted.until)
+    try:
+        train(Recipe(steps=wanted.steps), corpora, wanted.out, until=wanted.until)
+    except RotError as error:
+        parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from reproduce.sister import Eyes, Lesson, Problems, Recipe
 from rotdata.corpora import Row
 from rotdata.encoders import load_encoder
 from rotdata.encoders.models import find_model
+from rotdata.errors import UsageError
 from rotdata.rendering.strips import StripStyle, renderer
 from rottrain.model.backbone import Backbone
 from rottrain.training import tiny
@@ -28,7 +30,7 @@ ROWS = [
     Row("b", "Ben has 3 bags of 14 nuts. How many nuts has he?", "<<3*14=42>>", "42"),
 ]
 ALIGNED = StripStyle(cells=6, align_steps=True, align_numbers=True)
-SMALL = Recipe(steps=3, words=3, at_once=1, read=2, continued=2, warmup_steps=1)
+SMALL = Recipe(steps=3, sums_first=1, sums=2, words=3, at_once=1, read=2, continued=2, warmup_steps=1)
 
 
 def test_drills_are_right_and_of_sizes_that_people_ask_about() -> None:
@@ -62,6 +64,18 @@ def test_latents_are_those_of_the_tower_alone_or_in_their_strip() -> None:
     assert_close(found[0][0], alone, atol=1e-4, rtol=1e-4)
     assert torch.equal(found[0][0], found[2][0])
     assert [text[:end] for end in found[0][1][:3]] == ["<<12", "<<12+66", "<<12+66=78>> "]
+
+
+def test_of_sums_the_results_are_learnt() -> None:
+    tokenizer = tiny.tokenizer_of(ROWS * 9, sister.VOCABULARY)
+    lesson = Lesson(tokenizer, Problems([ROWS], (1.0, 0.0)), SMALL)
+    task = lesson._sums(ROWS)
+    whole = " ".join(row.cot for row in ROWS)
+    assert tokenizer.decode(task.ids) == whole
+    assert task.ids == tokenizer(whole).input_ids
+    assert all(label in (sister.IGNORED, token) for token, label in zip(task.ids, task.labels, strict=True))
+    learnt = tokenizer.decode([label for label in task.labels if label != sister.IGNORED])
+    assert learnt == "78>>69>>42>>"
 
 
 def test_what_is_continued_from_a_picture_is_the_rest_of_its_chain(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,13 +127,25 @@ def test_a_training_goes_on_where_it_stopped_and_its_model_loads(tmp_path: Path)
 
 
 @pytest.mark.usefixtures("uncompiled")
+@pytest.mark.parametrize("other", ["recipe", "corpus"])
+def test_a_state_of_another_recipe_or_corpus_is_not_gone_on_from(tmp_path: Path, other: str) -> None:
+    corpora = [[row] * 5 for row in ROWS] + [ROWS]
+    sister.train(SMALL, corpora, tmp_path, until=1)
+    recipe = replace(SMALL, lr=1e-3) if other == "recipe" else SMALL
+    with pytest.raises(UsageError, match="another recipe or corpus"):
+        sister.train(recipe, corpora[::-1] if other == "corpus" else corpora, tmp_path)
+
+
+@pytest.mark.usefixtures("uncompiled")
 def test_every_weight_of_the_language_model_learns_and_the_tower_stays() -> None:
     torch.manual_seed(0)
     tokenizer = tiny.tokenizer_of(ROWS, sister.VOCABULARY)
     model = sister._new_model(len(tokenizer))
     lesson = Lesson(tokenizer, Problems([ROWS, ROWS, ROWS], SMALL.shares), SMALL)
     before = {name: value.clone() for name, value in model.named_parameters()}
-    losses: dict[str, Tensor] = sister._learn(model, sister._optimizers(model, SMALL), lesson, 0)
-    assert losses.keys() == {"words", "at_once", "read", "continue"}
+    optimizers = sister._optimizers(model, SMALL)
+    assert sister._learn(model, optimizers, lesson, 0).keys() == {"sums"}
+    losses: dict[str, Tensor] = sister._learn(model, optimizers, lesson, 1)
+    assert losses.keys() == {"sums", "words", "at_once", "read", "continue"}
     for name, value in model.named_parameters():
         assert torch.equal(value, before[name]) == ("visual" in name), name
