@@ -24,10 +24,11 @@ reproduce: $(STAMP)  ## Make the tables of the paper in miniature, in reproduced
 # ROT_DATA names a folder with multiarith.json, svamp.json and gsm8k_train.jsonl.
 # A run that was cut short lacks the file that is written last, and is made again.
 WORDS := reproduced-words/corpus
-WRITTEN := $(WORDS)/gsm8k/own.jsonl
+WRITTEN := $(WORDS)/lengths/train.jsonl
 
 $(WRITTEN): | $(STAMP)
 	$(BIN)/python -m reproduce.words $(or $(ROT_DATA),.) --out $(WORDS)
+	$(BIN)/python -m reproduce.lengths $(or $(ROT_DATA),.) --out $(WORDS)/lengths
 
 sister: $(WRITTEN)  ## Train the sister of tiny that knows words, in build/sister; run again, it resumes
 	$(BIN)/python -m reproduce.sister $(WORDS) --out build/sister

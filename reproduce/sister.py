@@ -36,7 +36,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from reproduce.words import CORPORA, LARGEST
+from reproduce.words import CORPORA, drill
 from rotdata.console import say
 from rotdata.corpora import Row, Source, read
 from rotdata.encoders import load_encoder
@@ -93,26 +93,6 @@ class Recipe:
     seed: int = 0
     shares: tuple[float, ...] = (0.1, 0.2, 0.5, 0.2)
     """Of MultiArith, SVAMP, GSM8K and drills."""
-
-
-def drill(rng: random.Random) -> Row:
-    """An exercise in arithmetic: one to three operations on numbers that people's questions have."""
-    value = rng.randint(2, 99)
-    told, steps = [f"Start with {value}"], []
-    for _ in range(rng.randint(1, 3)):
-        for _ in range(100):
-            sign = rng.choice("++--*/")
-            other = rng.randint(2, 12) if sign in "*/" else rng.randint(2, 99)
-            result = {"+": value + other, "-": value - other, "*": value * other, "/": value / other}[sign]
-            if 0 <= result <= LARGEST and result == int(result):
-                break
-        else:
-            break
-        verb = {"+": "add {}", "-": "take away {}", "*": "take it {} times", "/": "divide it by {}"}[sign]
-        told.append(verb.format(other))
-        steps.append(f"<<{value}{sign}{other}={int(result)}>>")
-        value = int(result)
-    return Row("drill", f"{', '.join(told)}.", " ".join(steps), str(value))
 
 
 class Problems:

@@ -10,6 +10,8 @@ DATA holds multiarith.json, svamp.json and gsm8k_train.jsonl. Of each corpus FOL
     drawn.jsonl        wordings held out, with other numbers
     own.jsonl          the questions of the held-out wordings as they stand
 
+and all/train.jsonl has as many rows of each, and exercises in arithmetic of up to eight operations.
+
 A wording is a question without its numbers and names; which are held out is decided by their hash. A chain of thought
 is the equations of its steps alone, `<<12+6=18>> <<18-10=8>>`, of GSM8K those with two to four steps.
 """
@@ -21,14 +23,14 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from tqdm import tqdm
 
 from rotdata.console import say
 from rotdata.corpora import Row, Source, read, resolve
-from rotdata.corpora.chains import wording_of
+from rotdata.corpora.chains import Chain, wording_of
 from rotdata.corpora.files import Record
 from rotdata.corpora.readers import Unusable
 from rotdata.corpora.records import record_of
@@ -38,6 +40,7 @@ from rotdata.output import write_atomically
 
 LARGEST = 200
 """No number that is drawn, and no result, is larger."""
+_OF_EACH = 20_000
 _APART = 40
 """One known question in so many is not learnt from: half of these are for validation, half the test."""
 
@@ -62,24 +65,44 @@ CORPORA = (
 )
 
 
+def drill(rng: random.Random, *, most: int = 3) -> Row:
+    """An exercise in arithmetic: one operation to so many on numbers that people's questions have."""
+    value = rng.randint(2, 99)
+    told, steps = [f"Start with {value}"], []
+    for _ in range(rng.randint(1, most)):
+        for _ in range(100):
+            sign = rng.choice("++--*/")
+            other = rng.randint(2, 12) if sign in "*/" else rng.randint(2, 99)
+            result = {"+": value + other, "-": value - other, "*": value * other, "/": value / other}[sign]
+            if 0 <= result <= LARGEST and result == int(result):
+                break
+        else:
+            break
+        verb = {"+": "add {}", "-": "take away {}", "*": "take it {} times", "/": "divide it by {}"}[sign]
+        told.append(verb.format(other))
+        steps.append(f"<<{value}{sign}{other}={int(result)}>>")
+        value = int(result)
+    return Row("drill", f"{', '.join(told)}.", " ".join(steps), str(value))
+
+
 def splits(corpus: Corpus, file: Path, *, tests: int, seed: int = 0) -> dict[str, list[Record]]:
     """The rows of each file; the tests hold at most so many. Raises SourceError for a file that can't be read."""
     known: dict[str, Record] = {}
-    apart: dict[str, Record] = {}
+    others: dict[str, Record] = {}
     own: list[Record] = []
-    for wording in _wordings(corpus, file):
+    for wording in wordings(file, corpus.name, steps=corpus.steps):
         rows = [record_of(row, "generic") for row in wording.renumbered(corpus.times, seed)]
         if is_held_out(wording.key, corpus.hold_out):
             own.append(record_of(wording.written(wording.values, wording.row.id), "generic"))
-            apart.update({row["question"]: row for row in rows})
+            others.update({row["question"]: row for row in rows})
         else:
             known.update({row["question"]: row for row in rows})
-    train = [row for row in known.values() if _place(row)]
-    spare = [row for row in known.values() if not _place(row)]
+    train = [row for row in known.values() if not apart(row, one_in=_APART)]
+    spare = [row for row in known.values() if apart(row, one_in=_APART)]
     rng = random.Random(seed)  # noqa: S311 -- a corpus, not a secret
     for rows in (train, spare):
         rng.shuffle(rows)
-    drawn = list(apart.values())
+    drawn = list(others.values())
     return {
         "train": train,
         "validation": spare[0::2][:tests],
@@ -89,24 +112,30 @@ def splits(corpus: Corpus, file: Path, *, tests: int, seed: int = 0) -> dict[str
     }
 
 
-def _wordings(corpus: Corpus, file: Path) -> Iterator[Wording]:
-    """The wordings of those rows that can be asked with other numbers."""
+def wordings(file: Path, name: str, *, steps: tuple[int, int], chain: Chain = "steps") -> Iterator[Wording]:
+    """The wordings of those rows that can be asked with other numbers, and whose chains have fewest to most steps."""
     source = resolve(Source(location=str(file), corpus="auto", calc="keep"))
-    for row in tqdm(read(source), unit="row", desc=corpus.name, disable=None):
+    fewest, most = steps
+    for row in tqdm(read(source), unit="row", desc=name, disable=None):
         if not isinstance(row, Row):
             continue
         try:
-            wording = wording_of(row, "steps", largest=LARGEST)
+            wording = wording_of(row, chain, largest=LARGEST)
         except Unusable:
             continue
-        fewest, most = corpus.steps
         if fewest <= wording.written(wording.values, row.id).cot.count("<<") <= most:
             yield wording
 
 
-def _place(row: Record) -> int:
-    """A number below `_APART` that the question alone decides."""
-    return int.from_bytes(hashlib.sha256(row["question"].encode()).digest()[:8], "big") % _APART
+def apart(row: Record, *, one_in: int) -> bool:
+    """Whether a row is not learnt from, as one in so many is not. Its question alone decides."""
+    return int.from_bytes(hashlib.sha256(row["question"].encode()).digest()[:8], "big") % one_in == 0
+
+
+def drills(count: int, *, seed: int = 0) -> list[Record]:
+    """Exercises of up to eight operations."""
+    rng = random.Random(seed)  # noqa: S311 -- exercises, not a secret
+    return [record_of(replace(drill(rng, most=8), id=f"drill-{number}"), "generic") for number in range(count)]
 
 
 def main() -> None:
@@ -116,17 +145,24 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tests", type=int, default=500, help="questions of each test at most")
     wanted = parser.parse_args()
+    mixed = drills(_OF_EACH)
     for corpus in CORPORA:
         try:
             made = splits(corpus, wanted.data / corpus.file, tests=wanted.tests)
         except RotError as error:
             parser.error(str(error))
-        folder = wanted.out / corpus.name
-        folder.mkdir(parents=True, exist_ok=True)
         for name, rows in made.items():
-            text = "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-            write_atomically(folder / f"{name}.jsonl", text.encode())
-            say(f"{len(rows)} questions in {folder / name}.jsonl")
+            write(wanted.out / corpus.name / f"{name}.jsonl", rows)
+        mixed += made["train"][:_OF_EACH]
+    random.Random(0).shuffle(mixed)  # noqa: S311 -- a corpus, not a secret
+    write(wanted.out / "all" / "train.jsonl", mixed)  # last: all others are there
+
+
+def write(file: Path, rows: list[Record]) -> None:
+    """A file of rows, JSON lines."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    write_atomically(file, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows).encode())
+    say(f"{len(rows)} questions in {file}")
 
 
 if __name__ == "__main__":

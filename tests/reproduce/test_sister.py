@@ -15,6 +15,7 @@ from torch.testing import assert_close
 
 from reproduce import sister
 from reproduce.sister import Eyes, Lesson, Problems, Recipe
+from reproduce.words import drill
 from rotdata.corpora import Row
 from rotdata.encoders import load_encoder
 from rotdata.encoders.models import find_model
@@ -35,7 +36,7 @@ SMALL = Recipe(steps=3, sums_first=1, sums=2, words=3, at_once=1, read=2, contin
 
 def test_drills_are_right_and_of_sizes_that_people_ask_about() -> None:
     rng = random.Random(0)
-    for row in (sister.drill(rng) for _ in range(300)):
+    for row in (drill(rng) for _ in range(300)):
         steps = re.findall(r"<<(\d+)([-+*/])(\d+)=(\d+)>>", row.cot)
         assert 1 <= len(steps) <= 3
         assert int(re.search(r"Start with (\d+)", row.question)[1]) == int(steps[0][0])

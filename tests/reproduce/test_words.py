@@ -111,7 +111,14 @@ def test_the_command_writes_the_files_of_each_corpus_the_same_every_time(data: P
         contents.append({str(file.relative_to(out)): file.read_bytes() for file in sorted(out.rglob("*.jsonl"))})
     assert contents[0] == contents[1]
     names = ("train", "validation", "known", "drawn", "own")
-    assert contents[0].keys() == {f"{corpus.name}/{name}.jsonl" for corpus in CORPORA for name in names}
+    files = {f"{corpus.name}/{name}.jsonl" for corpus in CORPORA for name in names}
+    assert contents[0].keys() == {"all/train.jsonl", *files}
+    rows = {name: [json.loads(line) for line in content.splitlines()] for name, content in contents[0].items()}
+    mixed = rows["all/train.jsonl"]
+    drills = [row for row in mixed if row["id"].startswith("drill-")]
+    assert {row["cot"].count("<<") for row in drills} == set(range(1, 9))
+    learnt = {row["id"] for corpus in CORPORA for row in rows[f"{corpus.name}/train.jsonl"]}
+    assert {row["id"] for row in mixed} - {row["id"] for row in drills} == learnt
 
 
 def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
