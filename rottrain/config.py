@@ -25,6 +25,7 @@ Scaling = Literal["none", "global", "dimension"]
 Alignment = Literal["mse", "cosine", "huber"]
 Fit = Literal["pad", "truncate", "resample"]
 AnswerAfter = Literal["budget", "drawn"]
+OptimizerName = Literal["adamw", "muon"]
 Scheduler = Literal["constant", "linear", "cosine"]
 Reduction = Literal["mean", "sum"]
 Activation = Literal["swiglu", "gelu", "relu"]
@@ -84,7 +85,14 @@ _DECIDES_NOTHING = re.compile(
 )
 """Fields of transformers.TrainingArguments that change nothing that is learnt."""
 
-_LATER = {"attn": "auto", "torch_compile": False, "liger": False, "load_in_4bit": False, "trainer": {}}
+_LATER = {
+    "optimizer": "adamw",
+    "attn": "auto",
+    "torch_compile": False,
+    "liger": False,
+    "load_in_4bit": False,
+    "trainer": {},
+}
 _LATER_OF_LORA = {"targets": None, "rslora": False, "dora": False}
 
 MIXED = "jacobi:0-1, jacobi:0-3@0.7, jacobi:all@0.9"
@@ -195,6 +203,8 @@ class TrainConfig:
     epochs: float = 1.0
     max_steps: int | None = None
     """Stop after so many steps, whatever epochs says."""
+    optimizer: OptimizerName = "adamw"
+    """adamw, or muon: Muon for matrices and AdamW for the rest. Another one is named by trainer.optim."""
     lr: float = 2e-5
     weight_decay: float = 1e-2
     adam_beta2: float = 0.98
@@ -251,6 +261,9 @@ class TrainConfig:
         for name in sorted(self.trainer.keys() & OURS_OF_TRAINER.keys()):
             raise UsageError(f"trainer.{name} is {OURS_OF_TRAINER[name]} of the recipe: give it by that name")
         _check_choice(self, "trainable", get_args(Trainable))
+        _check_choice(self, "optimizer", get_args(OptimizerName))
+        if self.optimizer != "adamw" and "optim" in self.trainer:
+            raise UsageError(f"optimizer is {self.optimizer} and trainer.optim {self.trainer['optim']}: leave one out")
         _check_choice(self, "scheduler", get_args(Scheduler))
         _check_choice(self, "precision", get_args(Precision))
         _check_choice(self, "attn", get_args(Attention))

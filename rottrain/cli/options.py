@@ -36,6 +36,9 @@ GroupByLength = Annotated[
 Workers = Annotated[int, typer.Option(min=0, max=MOST_PROCESSES, help="Processes that read and tokenise rows ahead.")]
 Accumulate = Annotated[int | None, typer.Option(help="Batches averaged into one step.")]
 Lr = Annotated[float | None, typer.Option(help="Learning rate; the paper's is 2e-5.")]
+OptimizerOption = Annotated[
+    Literal["adamw", "muon"] | None, typer.Option(help="muon takes matrices, and leaves the rest to adamw.")
+]
 Scheduler = Annotated[Literal["constant", "linear", "cosine"] | None, typer.Option(help="Learning rate over time.")]
 WarmupSteps = Annotated[
     float | None, typer.Option(help="Steps over which the learning rate rises; below 1, their share of the run.")

@@ -44,6 +44,7 @@ from rottrain.model.checkpoints import Reached
 from rottrain.training import states
 from rottrain.training.arguments import KEPT_STATES, arguments
 from rottrain.training.history import Losses, write_history
+from rottrain.training.muon import MuonAdamW
 from rottrain.training.objective import Learner
 from rottrain.training.own_loss import Loss, checked
 from rottrain.training.sft import TextLearner
@@ -162,6 +163,7 @@ class StageTrainer(Trainer):
         own_loss: Loss | None = None,
         **rest: Any,
     ) -> None:
+        self.recipe = learner.recipe
         self._own_loss = own_loss
         self.losses = Losses()
         """Of all processes' rows."""
@@ -222,11 +224,25 @@ class StageTrainer(Trainer):
         return self._row_order
 
     def create_optimizer(self, *arguments: Any, **options: Any) -> torch.optim.Optimizer:
-        """The optimizer, as the recipe's `trainer` may have chosen it. Raises UsageError if it can't be made."""
+        """The optimizer that the recipe names, or its `trainer`. Raises UsageError if it can't be made."""
+        if self.recipe.optimizer == "muon":
+            return self._muon()
         try:
             return super().create_optimizer(*arguments, **options)
         except (ImportError, KeyError, RuntimeError, TypeError, ValueError) as error:
             raise UsageError(f"the optimizer {self.args.optim} can't be made: {error}") from error
+
+    def _muon(self) -> torch.optim.Optimizer:
+        if self.is_fsdp_enabled or self.is_deepspeed_enabled:
+            raise UsageError("muon takes steps of whole matrices, which are cut among processes here: use adamw")
+        self.optimizer = MuonAdamW(
+            self.model,
+            decayed=self.get_decay_parameter_names(self.model),
+            lr=self.args.learning_rate,
+            weight_decay=self.args.weight_decay,
+            betas=(self.args.adam_beta1, self.args.adam_beta2),
+        )
+        return self.optimizer
 
     def create_scheduler(self, *arguments: Any, **options: Any) -> Any:
         """The learning rate's course. Raises UsageError if it can't be made."""

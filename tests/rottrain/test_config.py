@@ -134,6 +134,8 @@ def test_a_file_that_can_not_be_read_is_refused(tmp_path: Path) -> None:
         ({"save_steps": -5}, "save_steps is more than 0"),
         ({"rollout": "jacobian"}, "rollout 'jacobian' is none of teacher, student, jacobi:N"),
         ({"scheduler": "step"}, "scheduler is constant or linear or cosine, got 'step'"),
+        ({"optimizer": "sgd"}, "optimizer is adamw or muon, got 'sgd'"),
+        ({"optimizer": "muon", "trainer": {"optim": "adafactor"}}, "optimizer is muon and trainer.optim adafactor"),
         ({"attn": "flash"}, "attn is auto or sdpa or eager or flash_attention_2 or flex_attention, got 'flash'"),
         ({"load_in_4bit": True, "trainable": "full"}, "trainable is head or lora, not full"),
         ({"precision": "float16"}, "precision is auto or float32 or bfloat16 or mixed, got 'float16'"),

@@ -74,6 +74,7 @@ def test_options_change_what_the_file_says(run_rottrain: Run, stage1_arguments: 
         "--batch-size": ("batch_size", 3),
         "--accumulate": ("accumulate", 2),
         "--group-by-length": ("group_by_length", True),
+        "--optimizer": ("optimizer", "muon"),
         "--lr": ("lr", 1e-3),
         "--scheduler": ("scheduler", "cosine"),
         "--warmup-steps": ("warmup_steps", 1),

@@ -610,6 +610,7 @@ RUNS = {
     "stage1-student-accumulated": ("first", {"rollout": "student", "accumulate": 2, "epochs": 3}),
     "stage1-folders": ("first", {"weights": (1, 0.5), "group_by_length": True, "validation_rows": 3}),
     "stage1-mixed": ("first", {"precision": "mixed", "trainable": "full", "rollout": "jacobi:0-1"}),
+    "stage1-muon": ("first", {"optimizer": "muon", "trainable": "full", "rollout": "teacher"}),
     "stage2-dropout": ("second", {}),
     "stage2-student-scheduled": (
         "second",
