@@ -46,6 +46,7 @@ from rotdata.errors import RotError, UsageError
 from rotdata.output import being_written
 from rotdata.rendering.strips import StripStyle, renderer
 from rottrain.training import tiny
+from rottrain.training.muon import MuonAdamW
 from rottrain.training.tiny import IGNORED, Sequence, task_loss
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ class Recipe:
     continued: int = 16
     """and that are continued from a picture."""
     lr: float = 2e-3
-    """Of both optimizers; Muon's steps are as large as AdamW's."""
+    """Of Muon and of AdamW, whose steps are as large."""
     warmup_steps: int = 100
     weight_decay: float = 0.05
     max_grad_norm: float = 1.0
@@ -234,21 +235,21 @@ def train(recipe: Recipe, corpora: list[list[Row]], out: Path, *, until: int | N
     tokenizer = tiny.tokenizer_of((row for rows in corpora for row in rows[:_WORD_ROWS]), VOCABULARY)
     model = _new_model(len(tokenizer))
     say(f"{sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters, {len(tokenizer)} tokens")
-    optimizers = _optimizers(model, recipe)
+    optimizer = _optimizer(model, recipe)
     lesson = Lesson(tokenizer, Problems(corpora, recipe.shares), recipe)
     out.mkdir(parents=True, exist_ok=True)
     origin = _origin(recipe, corpora)
-    first = _go_on(out / _STATE, model, optimizers, origin)
+    first = _go_on(out / _STATE, model, optimizer, origin)
     last = recipe.steps if until is None else min(until, recipe.steps)
     started = time.monotonic()
     with (out / "training.jsonl").open("a") as log:
         for step in range(first, last):
-            losses = _learn(model, optimizers, lesson, step)
+            losses = _learn(model, optimizer, lesson, step)
             if step % 20 == 0 or step + 1 == last:
                 tiny.log_losses(log, step, time.monotonic() - started, losses)
             if (step + 1) % _STATE_STEPS == 0 or step + 1 == last:
                 tiny.save(model, tokenizer, asdict(recipe), out)
-                _save_state(out / _STATE, model, optimizers, step + 1, origin)  # last: the model is there
+                _save_state(out / _STATE, model, optimizer, step + 1, origin)  # last: the model is there
 
 
 def _new_model(vocabulary: int) -> Qwen3VLForConditionalGeneration:
@@ -266,7 +267,7 @@ def _new_model(vocabulary: int) -> Qwen3VLForConditionalGeneration:
     return model
 
 
-def _learn(model: Any, optimizers: list[torch.optim.Optimizer], lesson: Lesson, step: int) -> dict[str, Tensor]:
+def _learn(model: Any, optimizer: torch.optim.Optimizer, lesson: Lesson, step: int) -> dict[str, Tensor]:
     """One step, and its losses."""
     recipe = lesson.recipe
     factor = tiny.lr_factor(step, steps=recipe.steps, warmup_steps=recipe.warmup_steps)
@@ -274,11 +275,10 @@ def _learn(model: Any, optimizers: list[torch.optim.Optimizer], lesson: Lesson, 
         losses = lesson.losses(model, step)
     torch.stack(list(losses.values())).sum().backward()
     nn.utils.clip_grad_norm_(model.parameters(), recipe.max_grad_norm)
-    for optimizer in optimizers:
-        for group in optimizer.param_groups:
-            group["lr"] = recipe.lr * factor
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
+    for group in optimizer.param_groups:
+        group["lr"] = recipe.lr * factor
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=True)
     return losses
 
 
@@ -291,10 +291,10 @@ def _origin(recipe: Recipe, corpora: list[list[Row]]) -> str:
     return digest.hexdigest()
 
 
-def _save_state(file: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], steps: int, origin: str) -> None:
+def _save_state(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, steps: int, origin: str) -> None:
     state = {
         "model": model.state_dict(),
-        "optimizers": [each.state_dict() for each in optimizers],
+        "optimizer": optimizer.state_dict(),
         "steps": steps,
         "origin": origin,
     }
@@ -302,7 +302,7 @@ def _save_state(file: Path, model: nn.Module, optimizers: list[torch.optim.Optim
         torch.save(state, stream)
 
 
-def _go_on(file: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer], origin: str) -> int:
+def _go_on(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, origin: str) -> int:
     """Put a state in place, if there is one: the steps that it has done. Raises UsageError if it is another's."""
     if not file.exists():
         return 0
@@ -310,22 +310,14 @@ def _go_on(file: Path, model: nn.Module, optimizers: list[torch.optim.Optimizer]
     if state["origin"] != origin:
         raise UsageError(f"{file} is of another recipe or corpus: remove it to begin anew, or choose another --out")
     model.load_state_dict(state["model"])
-    for optimizer, content in zip(optimizers, state["optimizers"], strict=True):
-        optimizer.load_state_dict(content)
+    optimizer.load_state_dict(state["optimizer"])
     say(f"going on after {state['steps']} steps")
     return int(state["steps"])
 
 
-def _optimizers(model: nn.Module, recipe: Recipe) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the layers, AdamW for the rest."""
-    learning = {name: value for name, value in model.named_parameters() if value.requires_grad}
-    matrices = [value for name, value in learning.items() if value.ndim == 2 and "embed" not in name]
-    chosen = set(map(id, matrices))
-    rest = [value for value in learning.values() if id(value) not in chosen]
-    return [
-        torch.optim.Muon(matrices, lr=recipe.lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(rest, lr=recipe.lr, betas=(0.9, 0.98), weight_decay=0.0),
-    ]
+def _optimizer(model: nn.Module, recipe: Recipe) -> MuonAdamW:
+    decayed = [name for name, value in model.named_parameters() if value.ndim == 2 and "embed" not in name]
+    return MuonAdamW(model, decayed=decayed, lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.98))
 
 
 def main() -> None:

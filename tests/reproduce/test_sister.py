@@ -144,9 +144,9 @@ def test_every_weight_of_the_language_model_learns_and_the_tower_stays() -> None
     model = sister._new_model(len(tokenizer))
     lesson = Lesson(tokenizer, Problems([ROWS, ROWS, ROWS], SMALL.shares), SMALL)
     before = {name: value.clone() for name, value in model.named_parameters()}
-    optimizers = sister._optimizers(model, SMALL)
-    assert sister._learn(model, optimizers, lesson, 0).keys() == {"sums"}
-    losses: dict[str, Tensor] = sister._learn(model, optimizers, lesson, 1)
+    optimizer = sister._optimizer(model, SMALL)
+    assert sister._learn(model, optimizer, lesson, 0).keys() == {"sums"}
+    losses: dict[str, Tensor] = sister._learn(model, optimizer, lesson, 1)
     assert losses.keys() == {"sums", "words", "at_once", "read", "continue"}
     for name, value in model.named_parameters():
         assert torch.equal(value, before[name]) == ("visual" in name), name
