@@ -13,6 +13,7 @@ import json
 import math
 import re
 import statistics
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -238,7 +239,7 @@ def as_markdown(rows: Sequence[Row], table: Table) -> str:
     results = [row for row in rows if row["record"] == table.of]
     varied = _varied(results)
     lines = _lines(results, varied, table.by)
-    words = ["arm", *varied, *table.by, *(name.rpartition("/")[2] for name in table.columns)]
+    words = ["arm", *varied, *table.by, *_headings(table.columns)]
     written = [_table_line(word.replace("_", " ") for word in words), f"|{'---|' * len(words)}"]
     written += [
         _table_line([*line.labels, *(line.written(name, form) for name, form in table.columns.items())])
@@ -253,6 +254,13 @@ def as_markdown(rows: Sequence[Row], table: Table) -> str:
     if failures:
         text += "\n\nMissing:\n" + "\n".join(f"- {_words(each)}" for each in failures)
     return text
+
+
+def _headings(columns: Iterable[str]) -> list[str]:
+    """What columns show; where several show the same, whose it is, too."""
+    parts = [name.rpartition("/") for name in columns]
+    shown = Counter(name for _, _, name in parts)
+    return [f"{source}: {name}" if source and shown[name] > 1 else name for source, _, name in parts]
 
 
 def _table_line(cells: Iterable[str]) -> str:

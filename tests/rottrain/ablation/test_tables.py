@@ -86,6 +86,13 @@ def test_a_column_is_of_the_first_step_or_of_the_one_before_the_slash() -> None:
     assert lines[2] == "| rot | 100% | 2.0 |"
 
 
+def test_columns_of_one_name_say_whose_they_are() -> None:
+    rows = [row(accuracy=1.0), row(accuracy=0.0) | {"source": "drawn"}]
+    columns = {"accuracy": ".0%", "drawn/accuracy": ".0%", "drawn/seconds": ".1f"}
+    lines = as_markdown(rows, Table(title="", columns=columns)).splitlines()
+    assert lines[0] == "| arm | accuracy | drawn: accuracy | seconds |"
+
+
 def test_what_failed_is_listed_and_what_a_result_lacks_is_a_dash() -> None:
     rows = [row(arm="a|b", accuracy=1.0), row(arm="c", seed=2, record=FAILURE) | {"error": "exit code 1: no"}]
     text = as_markdown(rows, TABLE)
