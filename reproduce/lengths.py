@@ -1,4 +1,4 @@
-"""GSM8K's chains of thought in plain English, of many lengths: what `make lengths` learns from and is asked.
+"""GSM8K's chains of thought in plain English, of many lengths: what `make words` learns from and is asked.
 
     python -m reproduce.lengths DATA --out FOLDER
 
@@ -14,7 +14,7 @@ import random
 from collections.abc import Iterable
 from pathlib import Path
 
-from reproduce.words import apart, wordings, write
+from reproduce.words import parted, wordings, write
 from rotdata.corpora.cot_text import strip_calculator
 from rotdata.corpora.files import Record
 from rotdata.corpora.records import record_of
@@ -41,8 +41,8 @@ def files(found: Iterable[Wording], *, of_each: int, tests: int) -> dict[str, li
     for length, some in chosen.items():
         rows = [record_of(row, "generic") for wording in some for row in wording.renumbered(_TIMES)]
         rows = [row | {"cot": _english(row["cot"])} for row in rows]
-        train += (row for row in rows if not apart(row, one_in=_APART))
-        spare = [row for row in rows if apart(row, one_in=_APART)]
+        learnt, spare = parted(rows, one_in=_APART)
+        train += learnt
         asked[f"to-{length}"] = rng.sample(spare, min(tests, len(spare)))
     rng.shuffle(train)
     return {**asked, "train": train}

@@ -30,6 +30,7 @@ import time
 from collections import deque
 from collections.abc import Sequence as Texts
 from dataclasses import asdict, dataclass, replace
+from itertools import chain, cycle
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,7 +47,7 @@ from rotdata.errors import RotError, UsageError
 from rotdata.output import being_written
 from rotdata.rendering.strips import StripStyle, renderer
 from rottrain.training import tiny
-from rottrain.training.muon import MuonAdamW
+from rottrain.training.muon import MuonAdamW, matrices_of
 from rottrain.training.tiny import IGNORED, Sequence, task_loss
 
 if TYPE_CHECKING:
@@ -185,14 +186,12 @@ class Lesson:
 
     def _sums(self, problems: Texts[Row]) -> Sequence:
         """Their equations; what is learnt is the results, and where each ends."""
-        ids: list[int] = []
-        labels: list[int] = []
-        for given, result in _EQUATION.findall(" ".join(each.cot for each in problems)):
-            for text, learnt in ((given, False), (result, True)):
-                found = self._tokenizer(text, add_special_tokens=False).input_ids
-                ids += found
-                labels += found if learnt else [IGNORED] * len(found)
-        return Sequence(ids, labels)
+        texts = list(chain(*_EQUATION.findall(" ".join(each.cot for each in problems))))
+        parts = self._tokenizer(texts, add_special_tokens=False).input_ids
+        labels = [
+            part if learnt else [IGNORED] * len(part) for part, learnt in zip(parts, cycle((False, True)), strict=False)
+        ]
+        return Sequence(list(chain(*parts)), list(chain(*labels)))
 
     def _reading(self, model: Any, rng: random.Random, step: int) -> Tensor:
         grown = step / self.recipe.snippet_steps
@@ -316,7 +315,7 @@ def _go_on(file: Path, model: nn.Module, optimizer: torch.optim.Optimizer, origi
 
 
 def _optimizer(model: nn.Module, recipe: Recipe) -> MuonAdamW:
-    decayed = [name for name, value in model.named_parameters() if value.ndim == 2 and "embed" not in name]
+    decayed = matrices_of(model)
     return MuonAdamW(model, decayed=decayed, lr=recipe.lr, weight_decay=recipe.weight_decay, betas=(0.9, 0.98))
 
 

@@ -22,7 +22,7 @@ import argparse
 import hashlib
 import json
 import random
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -97,8 +97,7 @@ def splits(corpus: Corpus, file: Path, *, tests: int, seed: int = 0) -> dict[str
             others.update({row["question"]: row for row in rows})
         else:
             known.update({row["question"]: row for row in rows})
-    train = [row for row in known.values() if not apart(row, one_in=_APART)]
-    spare = [row for row in known.values() if apart(row, one_in=_APART)]
+    train, spare = parted(known.values(), one_in=_APART)
     rng = random.Random(seed)  # noqa: S311 -- a corpus, not a secret
     for rows in (train, spare):
         rng.shuffle(rows)
@@ -127,9 +126,13 @@ def wordings(file: Path, name: str, *, steps: tuple[int, int], chain: Chain = "s
             yield wording
 
 
-def apart(row: Record, *, one_in: int) -> bool:
-    """Whether a row is not learnt from, as one in so many is not. Its question alone decides."""
-    return int.from_bytes(hashlib.sha256(row["question"].encode()).digest()[:8], "big") % one_in == 0
+def parted(rows: Iterable[Record], *, one_in: int) -> tuple[list[Record], list[Record]]:
+    """Rows to learn from, and one in so many to ask. The question alone decides which."""
+    parts: tuple[list[Record], list[Record]] = [], []
+    for row in rows:
+        number = int.from_bytes(hashlib.sha256(row["question"].encode()).digest()[:8], "big")
+        parts[number % one_in == 0].append(row)
+    return parts
 
 
 def drills(count: int, *, seed: int = 0) -> list[Record]:

@@ -21,7 +21,7 @@ class MuonAdamW(torch.optim.Optimizer):
     ) -> None:
         """For what learns in `model`. `decayed` names the parameters that decay."""
         learning = {name: value for name, value in model.named_parameters() if value.requires_grad}
-        matrices = learning.keys() & _matrices(model)
+        matrices = learning.keys() & matrices_of(model)
 
         def groups(names: Collection[str]) -> list[dict[str, Any]]:
             decaying = [value for name, value in learning.items() if name in names and name in decayed]
@@ -65,7 +65,7 @@ class MuonAdamW(torch.optim.Optimizer):
             first += count
 
 
-def _matrices(model: nn.Module) -> set[str]:
+def matrices_of(model: nn.Module) -> set[str]:
     """Parameters that map vectors to vectors: no embedding, which has a row for each token, and no single row."""
     rows = {
         id(module.weight)
