@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from reproduce.words import parted, wordings, write
+from rotdata.console import run_app
 from rotdata.corpora.cot_text import strip_calculator
 from rotdata.corpora.files import Record
 from rotdata.corpora.records import record_of
@@ -69,4 +70,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_app(main)

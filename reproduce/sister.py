@@ -38,12 +38,12 @@ import torch
 from torch import Tensor, nn
 
 from reproduce.words import CORPORA, drill
-from rotdata.console import say
+from rotdata.console import run_app, say
 from rotdata.corpora import Row, Source, read
 from rotdata.encoders import load_encoder
 from rotdata.encoders.models import find_model
 from rotdata.encoders.patches import latent_pictures
-from rotdata.errors import RotError, UsageError
+from rotdata.errors import UsageError
 from rotdata.output import being_written
 from rotdata.rendering.strips import StripStyle, renderer
 from rottrain.training import tiny
@@ -328,11 +328,8 @@ def main() -> None:
     parser.add_argument("--until", type=int, help="stop after so many steps; the next call goes on")
     wanted = parser.parse_args()
     corpora = [load_problems(wanted.corpus / each.name / "train.jsonl") for each in CORPORA]
-    try:
-        train(Recipe(steps=wanted.steps), corpora, wanted.out, until=wanted.until)
-    except RotError as error:
-        parser.error(str(error))
+    train(Recipe(steps=wanted.steps), corpora, wanted.out, until=wanted.until)
 
 
 if __name__ == "__main__":
-    main()
+    run_app(main)

@@ -14,7 +14,7 @@ import torch
 from bench.tiny_scores import transcribe
 from reproduce import sister
 from reproduce.words import CORPORA
-from rotdata.console import print_json
+from rotdata.console import print_json, run_app
 from rotdata.corpora import Row
 from rotdata.encoders.models import find_model
 from rottrain.generation import generate
@@ -81,4 +81,4 @@ def report(task: str, right: list[bool]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_app(main)

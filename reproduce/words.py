@@ -28,7 +28,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from rotdata.console import say
+from rotdata.console import run_app, say
 from rotdata.corpora import Row, Source, read, resolve
 from rotdata.corpora.chains import Chain, wording_of
 from rotdata.corpora.files import Record
@@ -115,8 +115,10 @@ def wordings(file: Path, name: str, *, steps: tuple[int, int], chain: Chain = "s
     """The wordings of those rows that can be asked with other numbers, and whose chains have fewest to most steps."""
     source = resolve(Source(location=str(file), corpus="auto", calc="keep"))
     fewest, most = steps
+    unreadable = 0
     for row in tqdm(read(source), unit="row", desc=name, disable=None):
         if not isinstance(row, Row):
+            unreadable += 1
             continue
         try:
             wording = wording_of(row, chain, largest=LARGEST)
@@ -124,6 +126,8 @@ def wordings(file: Path, name: str, *, steps: tuple[int, int], chain: Chain = "s
             continue
         if fewest <= wording.written(wording.values, row.id).cot.count("<<") <= most:
             yield wording
+    if unreadable:
+        say(f"rows of {file} that can't be read, and were left out: {unreadable}")
 
 
 def parted(rows: Iterable[Record], *, one_in: int) -> tuple[list[Record], list[Record]]:
@@ -169,4 +173,4 @@ def write(file: Path, rows: list[Record]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_app(main)
