@@ -107,6 +107,13 @@ def test_fsdp_that_accelerate_does_not_give_is_refused(stage1: tuple[object, ...
     assert "error: accelerate has FSDP for GPUs alone" in err
 
 
+def test_muon_is_refused_where_matrices_are_cut(stage1: tuple[object, ...], tmp_path: Path) -> None:
+    process = launch(*stage1, "--optimizer", "muon", "--out", tmp_path / "out", program=sharded.__name__)
+    _, err = process.communicate(timeout=200)
+    assert process.returncode != 0
+    assert "error: muon takes steps of whole matrices" in err
+
+
 def test_weights_cut_by_fsdp_learn_what_whole_ones_do_and_resume(
     stage1: tuple[object, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
