@@ -53,6 +53,7 @@ from rottrain.training import states, trainer
 from rottrain.training.arguments import COMPILER, LIGER, settled
 from rottrain.training.hidden_states import HiddenStates, KnownRows
 from rottrain.training.history import HISTORY
+from rottrain.training.muon import matrices_of
 from rottrain.training.objective import Learner
 from rottrain.training.origin import Origin
 from rottrain.training.own_loss import Loss, named
@@ -104,7 +105,7 @@ class Plan:
     trainable_parameters: int
     parameters: int
     memory_gib: dict[str, float]
-    """Of weights, gradients, Adam's two moments, and what the step's backward pass keeps."""
+    """Of weights, gradients, the optimizer's moments, and what the step's backward pass keeps."""
     step_seconds: float
     eta_seconds: float
 
@@ -457,12 +458,12 @@ def _plan(wanted: _Wanted) -> Plan:
         learner.zero_grad(set_to_none=True)
         seconds = time.monotonic() - started
     weights = {value.data_ptr(): value for value in learner.parameters()}
-    trained = list(learner.trained().values())
-    gradients = sum(value.nbytes for value in trained)
+    trained = learner.trained()
+    of_one_moment = matrices_of(learner) if recipe.optimizer == "muon" else ()
     memory = {
         "weights": sum(value.nbytes for value in weights.values()),
-        "gradients": gradients,
-        "optimizer": 2 * gradients,
+        "gradients": sum(value.nbytes for value in trained.values()),
+        "optimizer": sum(value.nbytes * (1 if name in of_one_moment else 2) for name, value in trained.items()),
         "activations": sum(size for place, size in kept.items() if place not in weights),
     }
     an_epoch = -(-len(lesson.order) // (recipe.batch_size * recipe.accumulate))
@@ -471,7 +472,7 @@ def _plan(wanted: _Wanted) -> Plan:
         rows=sum(map(len, wanted.selections)) - len(lesson.held_out),
         validation_rows=len(lesson.held_out),
         steps=steps,
-        trainable_parameters=sum(value.numel() for value in trained),
+        trainable_parameters=sum(value.numel() for value in trained.values()),
         parameters=sum(value.numel() for value in weights.values()),
         memory_gib={name: round(size / 2**30, 3) for name, size in memory.items()},
         step_seconds=round(seconds, 3),

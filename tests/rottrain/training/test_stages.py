@@ -166,6 +166,8 @@ def test_a_plan_says_what_a_run_takes_and_does_nothing(embedded: Path, tiny_fold
     assert whole.steps == 7
     assert whole.trainable_parameters == language + own - 193
     assert whole.memory_gib["activations"] > plan.memory_gib["activations"]
+    muon = plan_stage1(embedded, str(tiny_folder), replace(config, trainable="full", max_steps=7, optimizer="muon"))
+    assert muon.memory_gib["optimizer"] < 0.9 * whole.memory_gib["optimizer"]
     twice = replace(config, trainable="full", max_steps=7, gradient_checkpointing=True)
     assert plan_stage1(embedded, str(tiny_folder), twice).memory_gib["activations"] < whole.memory_gib["activations"]
 
