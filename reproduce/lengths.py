@@ -25,7 +25,7 @@ from rotdata.errors import RotError
 LENGTHS = (120, 240, 360, 720)
 """Characters of a chain, at most."""
 _TIMES = 80
-_APART = 12
+_APART = 8
 
 
 def files(found: Iterable[Wording], *, of_each: int, tests: int) -> dict[str, list[Record]]:
@@ -58,7 +58,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("data", type=Path, help="folder with gsm8k_train.jsonl")
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--wordings", type=int, default=100, help="of each length")
+    parser.add_argument("--wordings", type=int, default=50, help="of each length")
     parser.add_argument("--tests", type=int, default=200, help="questions of each length at most")
     wanted = parser.parse_args()
     try:

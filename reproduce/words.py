@@ -10,7 +10,9 @@ DATA holds multiarith.json, svamp.json and gsm8k_train.jsonl. Of each corpus FOL
     drawn.jsonl        wordings held out, with other numbers
     own.jsonl          the questions of the held-out wordings as they stand
 
-and all/train.jsonl has as many rows of each, and exercises in arithmetic of up to eight operations.
+and all/train.jsonl has as many rows of each, exercises in arithmetic of up to eight operations, and some sums.
+sums/train.jsonl has nothing but sums, a dozen in a row, of these corpora and of other numbers: arithmetic is learnt
+from them where nothing has to be understood.
 
 A wording is a question without its numbers and names; which are held out is decided by their hash. A chain of thought
 is the equations of its steps alone, `<<12+6=18>> <<18-10=8>>`, of GSM8K those with two to four steps.
@@ -22,8 +24,10 @@ import argparse
 import hashlib
 import json
 import random
-from collections.abc import Iterable, Iterator
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -41,6 +45,9 @@ from rotdata.output import write_atomically
 LARGEST = 200
 """No number that is drawn, and no result, is larger."""
 _OF_EACH = 20_000
+_EQUATION = re.compile(r"<<.*?>>")
+_SUMS, _SUMS_MIXED = 30_000, 10_000
+_PRODUCTS = [(one, other) for one in range(2, 100) for other in range(2, 100) if one * other <= LARGEST]
 _APART = 40
 """One known question in so many is not learnt from: half of these are for validation, half the test."""
 
@@ -83,6 +90,27 @@ def drill(rng: random.Random, *, most: int = 3) -> Row:
         steps.append(f"<<{value}{sign}{other}={int(result)}>>")
         value = int(result)
     return Row("drill", f"{', '.join(told)}.", " ".join(steps), str(value))
+
+
+def sums(rng: random.Random, learnt: Sequence[str] = (), *, count: int = 12) -> Row:
+    """Calculations that have nothing to do with each other, of numbers that people's questions have.
+
+    Every other one is one of the equations `learnt`, if there are any. The question has all of them, so that nothing in
+    the chain is left to chance: what no one can know teaches nothing, and hides what could be learnt.
+    """
+    chain = [rng.choice(learnt) if learnt and rng.random() < 0.5 else _sum(rng) for _ in range(count)]
+    parts = [equation.removeprefix("<<").removesuffix(">>").rpartition("=") for equation in chain]
+    return Row("sums", f"Work out {', '.join(part[0] for part in parts)}.", " ".join(chain), parts[-1][2])
+
+
+def _sum(rng: random.Random) -> str:
+    sign = rng.choice("++--*/")
+    if sign in "+-":
+        whole = rng.randint(4, LARGEST)
+        part = rng.randint(2, whole - 2)
+        return f"<<{part}+{whole - part}={whole}>>" if sign == "+" else f"<<{whole}-{part}={whole - part}>>"
+    one, other = rng.choice(_PRODUCTS)
+    return f"<<{one}*{other}={one * other}>>" if sign == "*" else f"<<{one * other}/{other}={one}>>"
 
 
 def splits(corpus: Corpus, file: Path, *, tests: int, seed: int = 0) -> dict[str, list[Record]]:
@@ -139,10 +167,11 @@ def parted(rows: Iterable[Record], *, one_in: int) -> tuple[list[Record], list[R
     return parts
 
 
-def drills(count: int, *, seed: int = 0) -> list[Record]:
-    """Exercises of up to eight operations."""
+def exercises(draw: Callable[[random.Random], Row], count: int, *, seed: int = 0) -> list[Record]:
+    """So many rows that `draw` makes."""
     rng = random.Random(seed)  # noqa: S311 -- exercises, not a secret
-    return [record_of(replace(drill(rng, most=8), id=f"drill-{number}"), "generic") for number in range(count)]
+    rows = (draw(rng) for _ in range(count))
+    return [record_of(replace(row, id=f"{row.id}-{number}"), "generic") for number, row in enumerate(rows)]
 
 
 def main() -> None:
@@ -152,7 +181,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--tests", type=int, default=500, help="questions of each test at most")
     wanted = parser.parse_args()
-    mixed = drills(_OF_EACH)
+    mixed: list[Record] = []
     for corpus in CORPORA:
         try:
             made = splits(corpus, wanted.data / corpus.file, tests=wanted.tests)
@@ -161,6 +190,10 @@ def main() -> None:
         for name, rows in made.items():
             write(wanted.out / corpus.name / f"{name}.jsonl", rows)
         mixed += made["train"][:_OF_EACH]
+    equations = [equation for row in mixed for equation in _EQUATION.findall(row["cot"])]
+    summing = exercises(partial(sums, learnt=equations), _SUMS)
+    write(wanted.out / "sums" / "train.jsonl", summing)
+    mixed += exercises(partial(drill, most=8), _OF_EACH) + summing[:_SUMS_MIXED]
     random.Random(0).shuffle(mixed)  # noqa: S311 -- a corpus, not a secret
     write(wanted.out / "all" / "train.jsonl", mixed)  # last: all others are there
 

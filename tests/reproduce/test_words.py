@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import re
 import subprocess
 import sys
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -112,13 +114,36 @@ def test_the_command_writes_the_files_of_each_corpus_the_same_every_time(data: P
     assert contents[0] == contents[1]
     names = ("train", "validation", "known", "drawn", "own")
     files = {f"{corpus.name}/{name}.jsonl" for corpus in CORPORA for name in names}
-    assert contents[0].keys() == {"all/train.jsonl", *files}
+    assert contents[0].keys() == {"all/train.jsonl", "sums/train.jsonl", *files}
     rows = {name: [json.loads(line) for line in content.splitlines()] for name, content in contents[0].items()}
     mixed = rows["all/train.jsonl"]
     drills = [row for row in mixed if row["id"].startswith("drill-")]
     assert {row["cot"].count("<<") for row in drills} == set(range(1, 9))
+    of_sums = rows["sums/train.jsonl"]
     learnt = {row["id"] for corpus in CORPORA for row in rows[f"{corpus.name}/train.jsonl"]}
-    assert {row["id"] for row in mixed} - {row["id"] for row in drills} == learnt
+    others = {row["id"] for row in mixed} - {row["id"] for row in drills} - {row["id"] for row in of_sums}
+    assert others == learnt
+    assert len({row["id"] for row in mixed} & {row["id"] for row in of_sums}) == 10_000
+
+
+def test_sums_are_right_and_of_sizes_that_people_ask_about() -> None:
+    equations = [
+        re.fullmatch(r"<<(\d+)([-+*/])(\d+)=(\d+)>>", each)
+        for seed in range(100)
+        for each in words.sums(random.Random(seed)).cot.split(" ")
+    ]
+    assert len(equations) == 1200
+    signs = Counter()
+    for equation in equations:
+        assert equation
+        left, sign, right, result = equation.groups()
+        assert eval(f"{left}{sign}{right}") == int(result)
+        assert all(1 < int(number) <= words.LARGEST for number in (left, right, result))
+        signs[sign] += 1
+    assert signs.keys() == set("+-*/")
+    last = words.sums(random.Random(7))
+    assert last.cot.endswith(f"={last.answer}>>")
+    assert last.question == f"Work out {', '.join(re.findall('<<(.*?)=', last.cot))}."
 
 
 def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
