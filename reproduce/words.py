@@ -12,7 +12,7 @@ DATA holds multiarith.json, svamp.json and gsm8k_train.jsonl. Of each corpus FOL
 
 and all/train.jsonl has as many rows of each, exercises in arithmetic of up to eight operations, and some sums.
 sums/train.jsonl has nothing but sums, a dozen in a row, of these corpora and of other numbers: arithmetic is learnt
-from them where nothing has to be understood.
+from them where nothing has to be understood. practice/train.jsonl has some of all, and as many rows of sums.
 
 A wording is a question without its numbers and names; which are held out is decided by their hash. A chain of thought
 is the equations of its steps alone, `<<12+6=18>> <<18-10=8>>`, of GSM8K those with two to four steps.
@@ -47,6 +47,7 @@ LARGEST = 200
 _OF_EACH = 20_000
 _EQUATION = re.compile(r"<<.*?>>")
 _SUMS, _SUMS_MIXED = 30_000, 10_000
+_PRACTICE = 20_000
 _PRODUCTS = [(one, other) for one in range(2, 100) for other in range(2, 100) if one * other <= LARGEST]
 _APART = 40
 """One known question in so many is not learnt from: half of these are for validation, half the test."""
@@ -194,8 +195,15 @@ def main() -> None:
     summing = exercises(partial(sums, learnt=equations), _SUMS)
     write(wanted.out / "sums" / "train.jsonl", summing)
     mixed += exercises(partial(drill, most=8), _OF_EACH) + summing[:_SUMS_MIXED]
-    random.Random(0).shuffle(mixed)  # noqa: S311 -- a corpus, not a secret
+    mixed = _shuffled(mixed)
+    write(wanted.out / "practice" / "train.jsonl", _shuffled(mixed[:_PRACTICE] + summing[-_PRACTICE:]))
     write(wanted.out / "all" / "train.jsonl", mixed)  # last: all others are there
+
+
+def _shuffled(rows: Sequence[Record]) -> list[Record]:
+    shuffled = list(rows)
+    random.Random(0).shuffle(shuffled)  # noqa: S311 -- a corpus, not a secret
+    return shuffled
 
 
 def write(file: Path, rows: list[Record]) -> None:
