@@ -22,11 +22,11 @@ reproduce: $(STAMP)  ## Make the tables of the paper in miniature, in reproduced
 	    $(if $(ROT_TOKENIZER),--set 'tokenizer=$(ROT_TOKENIZER)') $(ARGS)
 
 # ROT_DATA names a folder with multiarith.json, svamp.json and gsm8k_train.jsonl.
-# A run that was cut short lacks the file that is written last, and is made again.
+# A run that was cut short lacks the file that is written last, and is made again; so is what an older script wrote.
 WORDS := reproduced-words/corpus
 WRITTEN := $(WORDS)/lengths/train.jsonl
 
-$(WRITTEN): | $(STAMP)
+$(WRITTEN): reproduce/words.py reproduce/lengths.py | $(STAMP)
 	$(BIN)/python -m reproduce.words $(or $(ROT_DATA),.) --out $(WORDS)
 	$(BIN)/python -m reproduce.lengths $(or $(ROT_DATA),.) --out $(WORDS)/lengths
 

@@ -24,7 +24,6 @@ import argparse
 import hashlib
 import json
 import random
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -45,9 +44,8 @@ from rotdata.output import write_atomically
 LARGEST = 200
 """No number that is drawn, and no result, is larger."""
 _OF_EACH = 20_000
-_EQUATION = re.compile(r"<<.*?>>")
-_SUMS, _SUMS_MIXED = 30_000, 10_000
-_PRACTICE = 20_000
+_SUMS, _SUMS_MIXED, _PRACTICE = 30_000, 10_000, 20_000
+"""Rows of sums; how many of them go among all; rows of all, and of sums once more, to practise."""
 _PRODUCTS = [(one, other) for one in range(2, 100) for other in range(2, 100) if one * other <= LARGEST]
 _APART = 40
 """One known question in so many is not learnt from: half of these are for validation, half the test."""
@@ -191,19 +189,18 @@ def main() -> None:
         for name, rows in made.items():
             write(wanted.out / corpus.name / f"{name}.jsonl", rows)
         mixed += made["train"][:_OF_EACH]
-    equations = [equation for row in mixed for equation in _EQUATION.findall(row["cot"])]
+    equations = [equation for row in mixed for equation in row["cot"].split(" ")]
     summing = exercises(partial(sums, learnt=equations), _SUMS)
     write(wanted.out / "sums" / "train.jsonl", summing)
-    mixed += exercises(partial(drill, most=8), _OF_EACH) + summing[:_SUMS_MIXED]
-    mixed = _shuffled(mixed)
+    mixed = _shuffled(mixed + exercises(partial(drill, most=8), _OF_EACH) + summing[:_SUMS_MIXED])
     write(wanted.out / "practice" / "train.jsonl", _shuffled(mixed[:_PRACTICE] + summing[-_PRACTICE:]))
     write(wanted.out / "all" / "train.jsonl", mixed)  # last: all others are there
 
 
-def _shuffled(rows: Sequence[Record]) -> list[Record]:
-    shuffled = list(rows)
-    random.Random(0).shuffle(shuffled)  # noqa: S311 -- a corpus, not a secret
-    return shuffled
+def _shuffled(rows: list[Record]) -> list[Record]:
+    """The same list, in another order."""
+    random.Random(0).shuffle(rows)  # noqa: S311 -- a corpus, not a secret
+    return rows
 
 
 def write(file: Path, rows: list[Record]) -> None:
